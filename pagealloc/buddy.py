@@ -1,0 +1,158 @@
+"""Splitting and merging: `expand`, `__rmqueue_smallest` and `__free_one_page` of `mm/page_alloc.c`.
+
+Two free blocks of equal order whose indices differ in that order's bit are *buddies* and become one block
+of the next order. Where a block lands on its list, at the head or the tail, decides what is handed out
+next and what the reporting worker meets first, so both rules are the kernel's to the letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pagealloc.free_area import FreeArea
+from pagealloc.mmzone import (
+    FPI_SKIP_REPORT_NOTIFY,
+    FPI_TO_TAIL,
+    MIGRATE_HIGHATOMIC,
+    MIGRATE_ISOLATE,
+    MIGRATE_MOVABLE,
+    MIGRATE_PCPTYPES,
+    MIGRATE_TYPES,
+    MIGRATE_UNMOVABLE,
+    Layout,
+)
+from pagealloc.page_flags import BUDDY, REPORTED
+from pagealloc.policy import Policy
+
+
+def _nobody_listens() -> None:
+    """Stand in for the notifier until a device registers."""
+
+
+class Buddy(FreeArea):
+    """Free lists that split and merge, with a migratetype for every pageblock."""
+
+    __slots__ = (
+        "_keeps_apart",
+        "mobility_disabled",
+        "nr_free_pages",
+        "page_reporting_notify",
+        "page_reporting_order",
+        "pageblock_types",
+        "policy",
+        "zones_below",
+    )
+
+    def __init__(
+        self, start_pfn: int, nr_pages: int, layout: Layout, policy: Policy, zones_below: Sequence[Buddy]
+    ) -> None:
+        super().__init__(start_pfn, nr_pages, layout, move_to_tail=policy.move_to_tail)
+        self.policy = policy
+        self.zones_below = tuple(zones_below)
+        self.nr_free_pages = 0  # pages on the lists, those of type ISOLATE left out (NR_FREE_PAGES)
+        self.mobility_disabled = False
+
+        # A pageblock in which the zone starts in the middle keeps type 0, as after the kernel's boot.
+        self.pageblock_types = bytearray([MIGRATE_MOVABLE]) * (len(self.state) >> layout.pageblock_order)
+        first = start_pfn - self.base_pfn
+        if first & (layout.pageblock_nr_pages - 1):
+            self.pageblock_types[first >> layout.pageblock_order] = MIGRATE_UNMOVABLE
+
+        apart = {MIGRATE_ISOLATE} if policy.highatomic_merges else {MIGRATE_ISOLATE, MIGRATE_HIGHATOMIC}
+        self._keeps_apart = tuple(migratetype in apart for migratetype in range(MIGRATE_TYPES))
+
+        # The reporting switch: off until the first device registers, and then never again. Off means an
+        # order that no block has, so a free pays one comparison either way.
+        self.page_reporting_order = layout.nr_orders
+        self.page_reporting_notify: Callable[[], None] = _nobody_listens
+
+    # -- pageblocks ----------------------------------------------------------------------------------
+
+    def get_pageblock_migratetype(self, index: int) -> int:
+        return self.pageblock_types[index >> self.layout.pageblock_order]
+
+    def set_pageblock_migratetype(self, index: int, migratetype: int) -> None:
+        if self.mobility_disabled and migratetype < MIGRATE_PCPTYPES:
+            migratetype = MIGRATE_UNMOVABLE
+        self.pageblock_types[index >> self.layout.pageblock_order] = migratetype
+
+    # -- freeing -------------------------------------------------------------------------------------
+
+    def free_one_page(self, index: int, order: int, migratetype: int, fpi_flags: int) -> None:
+        """Return a block to the free lists, merged with every buddy that is free (`__free_one_page`).
+
+        `migratetype` is that of the block's pageblock as the caller read it under the zone lock. Asks for
+        a report when the block that results is large enough, unless `fpi_flags` forbid it.
+        """
+        if migratetype != MIGRATE_ISOLATE:
+            self.nr_free_pages += 1 << order
+        state = self.state
+        top_order = self.layout.top_order
+        pageblock_order = self.layout.pageblock_order
+        while order < top_order:
+            buddy = index ^ (1 << order)
+            if state[buddy] & ~REPORTED != BUDDY | order:
+                break
+            if order >= pageblock_order and not self._may_merge(migratetype, buddy):
+                break
+            self.del_page_from_free_list(buddy, order)
+            index &= buddy
+            order += 1
+
+        if fpi_flags & FPI_TO_TAIL or self.buddy_merge_likely(index, order):
+            self.add_to_free_list_tail(index, order, migratetype)
+        else:
+            self.add_to_free_list(index, order, migratetype)
+
+        if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
+            self.page_reporting_notify()
+
+    def _may_merge(self, migratetype: int, buddy: int) -> bool:
+        """Whether pageblocks may become one block: accounting of special ones forbids it."""
+        buddy_type = self.get_pageblock_migratetype(buddy)
+        return migratetype == buddy_type or not (
+            self._keeps_apart[migratetype] or self._keeps_apart[buddy_type]
+        )
+
+    def buddy_merge_likely(self, index: int, order: int) -> bool:
+        """Whether the block's own buddy, once freed, would merge further: then it is kept back, at the tail."""
+        if order >= self.layout.top_order - 1:
+            return False
+        parent = index & ~(1 << order)
+        zone: Buddy | None = self
+        if self.base_pfn + parent < self.start_pfn:
+            # The parent would begin in a zone below, and the kernel compares its zone, not this one, with
+            # that of its buddy. It looks without that zone's lock: a wrong guess costs nothing.
+            zone = self._zone_below(self.base_pfn + parent)
+            if zone is None:
+                return False
+            parent += self.base_pfn - zone.base_pfn
+        return zone.is_buddy(parent ^ (1 << (order + 1)), order + 1)
+
+    def _zone_below(self, pfn: int) -> Buddy | None:
+        return next((zone for zone in self.zones_below if zone.start_pfn <= pfn < zone.end_pfn), None)
+
+    # -- taking --------------------------------------------------------------------------------------
+
+    def rmqueue_smallest(self, order: int, migratetype: int) -> int:
+        """Take the first block of the smallest order that fits, from this type's lists (`__rmqueue_smallest`).
+
+        Returns the index, or -1. The block is on no list and of no kind yet: the caller says whose it is.
+        """
+        for current_order in range(order, self.layout.nr_orders):
+            index = self.get_page_from_free_area(current_order, migratetype)
+            if index < 0:
+                continue
+            self.del_page_from_free_list(index, current_order)
+            self.expand(index, order, current_order, migratetype)
+            return index
+        return -1
+
+    def expand(self, index: int, low: int, high: int, migratetype: int) -> None:
+        """Split a block from order `high` to `low`: upper halves go to the heads of their lists.
+
+        The pieces are not Reported, whatever the whole was, and nobody is told about them.
+        """
+        while high > low:
+            high -= 1
+            self.add_to_free_list(index + (1 << high), high, migratetype)

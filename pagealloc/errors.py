@@ -1,0 +1,82 @@
+"""What misuse raises. Each error names the page, the state it is in and what was expected."""
+
+from __future__ import annotations
+
+
+class PageAllocError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class BadPage(PageAllocError):
+    """A call named a page that it must not name; nothing was changed.
+
+    `pfn` is the page frame number, `order` the order of the call, `state` the page's state in words and
+    `expected` what the call needs.
+    """
+
+    problem = "bad page"
+
+    def __init__(self, pfn: int, order: int, state: str, expected: str) -> None:
+        super().__init__(f"{self.problem}: pfn {pfn:#x}, order {order}: it is {state}; expected {expected}")
+        self.pfn = pfn
+        self.order = order
+        self.state = state
+        self.expected = expected
+
+
+class DoubleFree(BadPage):
+    """The page is free already."""
+
+    problem = "double free"
+
+
+class WrongOrder(BadPage):
+    """The page is allocated, but not as a block of this order that begins here."""
+
+    problem = "wrong order"
+
+
+class UnalignedPfn(BadPage):
+    """The pfn is no multiple of 2**order."""
+
+    problem = "unaligned pfn"
+
+
+class ForeignPfn(BadPage):
+    """The pfn belongs to no zone of this memory."""
+
+    problem = "foreign pfn"
+
+
+class WrongZone(BadPage):
+    """The page belongs to another zone of this memory."""
+
+    problem = "wrong zone"
+
+
+class PageInFlight(BadPage):
+    """The reporter has the page; nobody else may touch it."""
+
+    problem = "page in flight"
+
+
+class PageOnPageSet(BadPage):
+    """The page is free already, on a thread's page set."""
+
+    problem = "page on a page set"
+
+
+class NotAllocated(BadPage):
+    """The operation needs an allocated page."""
+
+    problem = "page not allocated"
+
+
+class CorruptPageSet(BadPage):
+    """A page set held a page that is not free: somebody freed it twice at the same time."""
+
+    problem = "corrupt page set"
+
+
+class RamError(PageAllocError):
+    """The operating system refused memory, or refused to take it back."""

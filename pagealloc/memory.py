@@ -1,0 +1,319 @@
+"""The front that people use: zones with real memory behind them, `alloc_pages` and `free_pages`.
+
+An allocation walks its zonelist, from the zone it would like best down to the scarcest one it may use, and
+takes the first that stays above its watermark (`get_page_from_freelist`). If none does, the slow path goes
+down to the min watermark, then drains every thread's page set and releases a high-atomic pageblock, and
+then gives up. There is nothing to reclaim here, so kswapd's only lasting effect, taking a watermark boost
+back, happens at once.
+
+A page is named by its pfn, as the kernel names it by its `struct page`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pagealloc.errors import ForeignPfn
+from pagealloc.gfp import (
+    GFP_DIRECT_RECLAIM,
+    GFP_KSWAPD_RECLAIM,
+    GFP_THISNODE,
+    GFP_ZERO,
+    GFP_ZONE_MASK,
+    gfp_migratetype,
+    gfp_to_alloc_flags,
+    gfp_zone,
+)
+from pagealloc.mmzone import (
+    ALLOC_KSWAPD,
+    ALLOC_MIN_RESERVE,
+    ALLOC_NOFRAGMENT,
+    ALLOC_WMARK_MASK,
+    PAGE_SIZE,
+    WMARK_LOW,
+    WMARK_MIN,
+    ZONE_NAMES,
+    Layout,
+)
+from pagealloc.pcp import PageSets
+from pagealloc.policy import V6_1, Policy
+from pagealloc.ram import Ram, RamKind
+from pagealloc.sync import Sync
+from pagealloc.sync_real import RealSync
+from pagealloc.watermark import (
+    default_min_free_kbytes,
+    setup_per_zone_lowmem_reserve,
+    setup_per_zone_wmarks,
+)
+from pagealloc.zone import Zone
+
+WATERMARK_BOOST_FACTOR = 15_000
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneSpec:
+    """A zone to build: one of `ZONE_NAMES`, its size in pages, the node it belongs to.
+
+    Without a `start_pfn` it begins where the zone before it ends.
+    """
+
+    name: str
+    nr_pages: int
+    node: int = 0
+    start_pfn: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ZONE_NAMES:
+            raise ValueError(f"zone name {self.name!r}, expected one of {', '.join(ZONE_NAMES)}")
+        if self.nr_pages < 1:
+            raise ValueError(f"zone {self.name} has {self.nr_pages} pages, expected 1 or more")
+
+
+class Memory:
+    """Zones over one stretch of RAM.
+
+    `ram` is the kind of memory behind the pages, or None for bookkeeping without memory; `page_sets` turns
+    the per-thread page sets on. Raises ValueError for zones that overlap or repeat, RamError when the
+    operating system refuses the memory.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ZoneSpec],
+        *,
+        layout: Layout | None = None,
+        policy: Policy = V6_1,
+        sync: Sync | None = None,
+        ram: RamKind | None = "anonymous",
+        page_sets: bool = True,
+        min_free_kbytes: int | None = None,
+        watermark_boost_factor: int = WATERMARK_BOOST_FACTOR,
+    ) -> None:
+        self.layout = layout if layout is not None else Layout()
+        self.policy = policy
+        self.sync: Sync = sync if sync is not None else RealSync()
+        self.zones: list[Zone] = []
+        for name, node, start_pfn, nr_pages in _place(specs, self.layout):
+            zone = Zone(
+                name,
+                start_pfn,
+                nr_pages,
+                layout=self.layout,
+                policy=policy,
+                sync=self.sync,
+                zones_below=self.zones,
+                node=node,
+                watermark_boost_factor=watermark_boost_factor,
+            )
+            zone.memblock_free_all()
+            self.zones.append(zone)
+        if min_free_kbytes is None:
+            min_free_kbytes = default_min_free_kbytes(self.zones)
+        setup_per_zone_wmarks(self.zones, min_free_kbytes)
+        setup_per_zone_lowmem_reserve(self.zones)
+        self.ram: Ram | None = None
+        if ram is not None:
+            start_pfn = self.zones[0].start_pfn
+            self.ram = Ram(start_pfn, self.zones[-1].end_pfn - start_pfn, ram)
+            for zone in self.zones:
+                zone.ram = self.ram
+        self.page_sets = PageSets(self.zones, policy, self.sync) if page_sets else None
+        self._nodes = sorted({zone.node for zone in self.zones})
+        self._zonelists: dict[tuple[int, int], tuple[Zone, ...]] = {}
+
+    # -- allocating ----------------------------------------------------------------------------------
+
+    def alloc_pages(self, gfp: int, order: int = 0, node: int = 0) -> int | None:
+        """Allocate 2**`order` contiguous pages and return the first one's pfn, or None (`__alloc_pages`).
+
+        `gfp` says which zones, which migratetype and which reserves may be used; `node` is where the search
+        begins. Pfn 0 is a page like any other, so test for None.
+        """
+        if not 0 <= order < self.layout.nr_orders:
+            raise ValueError(f"order is {order}, expected 0 .. {self.layout.top_order}")
+        highest = gfp_zone(gfp)
+        zonelist = self._zonelist(gfp, highest, node)
+        migratetype = gfp_migratetype(gfp)
+        alloc_flags = WMARK_LOW
+        if gfp & GFP_KSWAPD_RECLAIM:
+            alloc_flags |= ALLOC_KSWAPD
+        if len(zonelist) > 1 and zonelist[0].name == "Normal" and zonelist[1].name == "DMA32":
+            alloc_flags |= ALLOC_NOFRAGMENT
+        pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+        if pfn < 0:
+            pfn = self._alloc_pages_slowpath(zonelist, highest, order, migratetype, gfp)
+            if pfn < 0:
+                return None
+        if gfp & GFP_ZERO and self.ram is not None:
+            self.ram.zero(pfn, order)
+        return pfn
+
+    def _get_page_from_freelist(
+        self, zonelist: tuple[Zone, ...], highest: int, order: int, migratetype: int, alloc_flags: int
+    ) -> int:
+        page_sets = self.page_sets
+        for zone in zonelist:
+            if not self._zone_watermark_fast(zone, order, highest, alloc_flags):
+                continue
+            if page_sets is not None and page_sets.holds(zone, order):
+                pfn = page_sets.alloc(zone, order, migratetype, alloc_flags)
+            else:
+                pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
+            if zone.boosted:
+                self._wakeup_kswapd(zone)
+            if pfn >= 0:
+                return pfn
+        if alloc_flags & ALLOC_NOFRAGMENT:  # mixing types beats failing
+            return self._get_page_from_freelist(
+                zonelist, highest, order, migratetype, alloc_flags & ~ALLOC_NOFRAGMENT
+            )
+        return -1
+
+    @staticmethod
+    def _zone_watermark_fast(zone: Zone, order: int, highest: int, alloc_flags: int) -> bool:
+        mark = zone.wmark_pages(alloc_flags & ALLOC_WMARK_MASK)
+        reserve = zone.lowmem_reserve[highest]
+        if zone.zone_watermark_ok(order, mark, reserve, alloc_flags):
+            return True
+        # A boost exists to make room for larger blocks; it may not starve an urgent single page.
+        urgent = order == 0 and alloc_flags & ALLOC_MIN_RESERVE and not alloc_flags & ALLOC_WMARK_MASK
+        return bool(
+            urgent
+            and zone.watermark_boost
+            and zone.zone_watermark_ok(0, zone.watermark[WMARK_MIN], reserve, alloc_flags)
+        )
+
+    def _alloc_pages_slowpath(
+        self, zonelist: tuple[Zone, ...], highest: int, order: int, migratetype: int, gfp: int
+    ) -> int:
+        if gfp & GFP_KSWAPD_RECLAIM:
+            for zone in zonelist:
+                self._wakeup_kswapd(zone)
+        alloc_flags = gfp_to_alloc_flags(gfp, order)
+        pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+        if pfn >= 0 or not gfp & GFP_DIRECT_RECLAIM:
+            return pfn
+        self.drain_all_pages()
+        for zone in zonelist:
+            zone.lock.acquire()
+            try:
+                zone.unreserve_highatomic_pageblock(migratetype)
+            finally:
+                zone.lock.release()
+        return self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+
+    @staticmethod
+    def _wakeup_kswapd(zone: Zone) -> None:
+        if zone.boosted or zone.watermark_boost:
+            zone.lock.acquire()
+            zone.boosted = False
+            zone.watermark_boost = 0
+            zone.lock.release()
+
+    def _zonelist(self, gfp: int, highest: int, node: int) -> tuple[Zone, ...]:
+        key = (gfp & (GFP_ZONE_MASK | GFP_THISNODE), node)
+        zonelist = self._zonelists.get(key)
+        if zonelist is None:
+            zonelist = self._build_zonelist(highest, node, this_node=bool(gfp & GFP_THISNODE))
+            self._zonelists[key] = zonelist  # built twice at worst, and equal
+        return zonelist
+
+    def _build_zonelist(self, highest: int, node: int, *, this_node: bool) -> tuple[Zone, ...]:
+        if node not in self._nodes:
+            raise ValueError(f"node {node}, expected one of {', '.join(map(str, self._nodes))}")
+        at = self._nodes.index(node)
+        nodes = [node] if this_node else self._nodes[at:] + self._nodes[:at]
+        return tuple(
+            zone
+            for wanted in nodes
+            for zone in reversed(self.zones)
+            if zone.node == wanted and ZONE_NAMES.index(zone.name) <= highest
+        )
+
+    # -- freeing -------------------------------------------------------------------------------------
+
+    def free_pages(self, pfn: int, order: int = 0) -> None:
+        """Free a block that `alloc_pages` returned, with the order it was asked for; any thread may.
+
+        Raises BadPage, and changes nothing, for everything else.
+        """
+        zone = self.zone_of(pfn, order)
+        page_sets = self.page_sets
+        if page_sets is not None and page_sets.holds(zone, order):
+            page_sets.free(zone, pfn, order)
+        else:
+            zone.free_pages_ok(pfn, order)
+
+    def zone_of(self, pfn: int, order: int = 0) -> Zone:
+        """Return the zone that holds a page. Raises ForeignPfn when none does."""
+        for zone in self.zones:
+            if zone.start_pfn <= pfn < zone.end_pfn:
+                return zone
+        known = ", ".join(f"{z.name} {z.start_pfn:#x} .. {z.end_pfn - 1:#x}" for z in self.zones)
+        raise ForeignPfn(pfn, order, "in no zone", f"a pfn of {known}")
+
+    def drain_local_pages(self) -> int:
+        """Return the calling thread's page set to the zones; returns the pages moved."""
+        return self.page_sets.drain_local() if self.page_sets is not None else 0
+
+    def drain_all_pages(self) -> int:
+        """Return every thread's page set to the zones; returns the pages moved."""
+        return self.page_sets.drain_all() if self.page_sets is not None else 0
+
+    # -- memory and looking --------------------------------------------------------------------------
+
+    def view(self, pfn: int, order: int = 0) -> memoryview:
+        """Return the writable bytes of an allocated block. Raises ValueError in a memory without RAM."""
+        if self.ram is None:
+            raise ValueError("this memory was built without RAM, so its pages have no bytes")
+        return self.ram.view(pfn, order)
+
+    def nr_pages(self) -> int:
+        """Return the pages of all zones."""
+        return sum(zone.managed_pages for zone in self.zones)
+
+    def nr_free_pages(self) -> int:
+        """Return the pages on all free lists; page sets and batches in flight left out."""
+        return sum(zone.nr_free_pages for zone in self.zones)
+
+    def nr_page_set_pages(self, zone: Zone) -> int:
+        """Return the pages of a zone that rest on page sets."""
+        return self.page_sets.nr_pages(zone) if self.page_sets is not None else 0
+
+    def resident_bytes(self) -> int:
+        """Ask the operating system how much memory the pages take; 0 without RAM."""
+        return self.ram.resident_bytes() if self.ram is not None else 0
+
+    def close(self) -> None:
+        """Return the RAM to the operating system; nothing may be used afterwards."""
+        if self.ram is not None:
+            self.ram.close()
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        size = self.nr_pages() * PAGE_SIZE >> 20
+        return f"<Memory {size} MiB in {', '.join(zone.name for zone in self.zones)}>"
+
+
+def _place(specs: Sequence[ZoneSpec], layout: Layout) -> list[tuple[str, int, int, int]]:
+    """Give every zone its place: (name, node, start_pfn, nr_pages), rising. Raises ValueError on a clash."""
+    if not specs:
+        raise ValueError("a memory needs a zone")
+    placed: list[tuple[str, int, int, int]] = []
+    # Page 0 is left out: the first zone begins with the second of the largest blocks.
+    next_pfn = 1 << layout.top_order
+    for spec in specs:
+        if any((spec.name, spec.node) == (name, node) for name, node, _, _ in placed):
+            raise ValueError(f"zone {spec.name} of node {spec.node} is given twice")
+        start_pfn = next_pfn if spec.start_pfn is None else spec.start_pfn
+        if placed and start_pfn < next_pfn:
+            raise ValueError(f"zone {spec.name} begins at pfn {start_pfn:#x}, inside the zone before it")
+        placed.append((spec.name, spec.node, start_pfn, spec.nr_pages))
+        next_pfn = start_pfn + spec.nr_pages
+    return placed

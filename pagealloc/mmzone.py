@@ -1,0 +1,69 @@
+"""Names and sizes shared by the whole allocator (`include/linux/mmzone.h`, `gfp.h`, `mm/internal.h`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT  # bytes
+
+# Migratetypes, in the order in which a pass of the reporting worker visits their lists.
+MIGRATE_UNMOVABLE = 0
+MIGRATE_MOVABLE = 1
+MIGRATE_RECLAIMABLE = 2
+MIGRATE_PCPTYPES = 3  # the types below this one can be on page sets, and merge with each other
+MIGRATE_HIGHATOMIC = 3
+MIGRATE_ISOLATE = 4
+MIGRATE_TYPES = 5
+MIGRATE_NAMES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
+
+# Watermarks: indices into a zone's marks.
+WMARK_MIN, WMARK_LOW, WMARK_HIGH = 0, 1, 2
+
+# Allocation flags of the zone level; the low two bits are a watermark's index.
+ALLOC_WMARK_MASK = 0x03
+ALLOC_OOM = 0x08
+ALLOC_NON_BLOCK = 0x10
+ALLOC_MIN_RESERVE = 0x20
+ALLOC_NOFRAGMENT = 0x100
+ALLOC_HIGHATOMIC = 0x200
+ALLOC_KSWAPD = 0x800
+ALLOC_RESERVES = ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_OOM
+
+# Flags of a free ("free page internal", `fpi_t`).
+FPI_NONE = 0
+FPI_SKIP_REPORT_NOTIFY = 1
+FPI_TO_TAIL = 2
+
+# Zones of one node from the scarcest to the most common; an allocation falls back to the left.
+ZONE_NAMES = ("DMA", "DMA32", "Normal", "HighMem", "Movable")
+
+ORDERS_MAX = 16  # an order fits four bits of a frame's state byte
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Block sizes of a memory: orders 0 .. `nr_orders` - 1, pageblocks of 2**`pageblock_order` pages.
+
+    The defaults are x86-64's. Raises ValueError for sizes that no kernel could be built with.
+    """
+
+    nr_orders: int = 11
+    pageblock_order: int = 9
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.nr_orders <= ORDERS_MAX:
+            raise ValueError(f"nr_orders is {self.nr_orders}, expected 2 .. {ORDERS_MAX}")
+        if not 1 <= self.pageblock_order < self.nr_orders:
+            raise ValueError(
+                f"pageblock_order is {self.pageblock_order}, expected 1 .. {self.nr_orders - 1} "
+                "(a pageblock is no larger than the largest block)"
+            )
+
+    @property
+    def top_order(self) -> int:
+        return self.nr_orders - 1
+
+    @property
+    def pageblock_nr_pages(self) -> int:
+        return 1 << self.pageblock_order

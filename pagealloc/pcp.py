@@ -1,0 +1,181 @@
+"""Page sets: a few free pages at every thread's hand, in front of the zone lock (`struct per_cpu_pages`).
+
+The kernel keeps one set for each CPU; here each thread has its own. Small orders, and since v5.13 whole
+pageblocks, are freed to the set and taken from it without the zone lock; an empty list is refilled, and a
+long one shortened, by a batch under one hold of the lock. What rests on a set is free but cannot merge,
+does not count as free, and is invisible to the reporting worker until it is drained.
+
+A list is a plain Python list used as a stack: its end is the kernel list's head, where pages are freed and
+taken; its front is the tail, where they are drained. `append` and `pop` are single steps on every build of
+CPython, with a GIL or without, so a drain by another thread needs no lock: each page is popped by exactly
+one thread. For the same reason there is one bound for each list rather than one for the whole set, whose
+counter two threads would share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pagealloc.errors import CorruptPageSet
+from pagealloc.mmzone import (
+    MIGRATE_ISOLATE,
+    MIGRATE_MOVABLE,
+    MIGRATE_PCPTYPES,
+    PAGE_SHIFT,
+)
+from pagealloc.page_flags import ALLOCATED, ON_PAGE_SET, OWNED_MASK
+from pagealloc.policy import Policy
+from pagealloc.sync import Sync
+from pagealloc.zone import Zone
+
+PageSet = list[list[int]]  # pfns, by (zone, order, migratetype); see PageSets._slot
+
+# The kernel shares a zone's low watermark out to the node's CPUs. How many threads will come is not known.
+EXPECTED_THREADS = 4
+
+
+def zone_batchsize(managed_pages: int) -> int:
+    """Return how many pages move between a set and a zone at once: 63 in any zone of 1 GiB and more."""
+    batch = max(1, min(managed_pages // 1024, (1 << 20) >> PAGE_SHIFT) // 4)
+    return max(1, (1 << ((batch + batch // 2).bit_length() - 1)) - 1)
+
+
+class PageSets:
+    """The page sets of all threads over the zones of one memory."""
+
+    def __init__(self, zones: Sequence[Zone], policy: Policy, sync: Sync) -> None:
+        self._zones = zones
+        layout = zones[0].layout
+        orders = list(range(min(policy.pcp_max_order, layout.top_order) + 1))
+        if policy.pcp_pageblock_order and layout.pageblock_order not in orders:
+            orders.append(layout.pageblock_order)
+        self._orders = orders
+        self._lists_per_zone = len(orders) * MIGRATE_PCPTYPES
+        # For each zone and order: where its lists begin, how many blocks one may hold, how many move at once.
+        self._slot = [
+            {order: number * self._lists_per_zone + at * MIGRATE_PCPTYPES for at, order in enumerate(orders)}
+            for number in range(len(zones))
+        ]
+        self._high = [0] * (len(zones) * self._lists_per_zone)
+        self._batch = [0] * (len(zones) * self._lists_per_zone)
+        for zone in zones:
+            self._size_lists(zone)
+        self._threads: list[PageSet] = []
+        self._mutex = sync.mutex("page sets")
+        self._local = sync.local(self._make, self._retire)
+
+    def _size_lists(self, zone: Zone) -> None:
+        batch = zone_batchsize(zone.managed_pages)
+        high = max(zone.low_wmark_pages() // EXPECTED_THREADS, 4 * batch)
+        for order in self._orders:
+            for slot in self._slots(zone, order):
+                self._high[slot] = high >> order
+                self._batch[slot] = max(2, batch >> order)
+
+    def _slots(self, zone: Zone, order: int) -> range:
+        first = self._slot[zone.number][order]
+        return range(first, first + MIGRATE_PCPTYPES)
+
+    def holds(self, zone: Zone, order: int) -> bool:
+        """Whether blocks of this order rest on the sets of this zone at all (`pcp_allowed_order`)."""
+        slot = self._slot[zone.number].get(order, -1)
+        return slot >= 0 and self._high[slot] > 0
+
+    def alloc(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
+        """Take a block from the calling thread's set, refilled if need be; its pfn, or -1 (`rmqueue_pcplist`)."""
+        slot = self._slot[zone.number][order] + migratetype
+        pages = self._local.value[slot]
+        try:
+            pfn = pages.pop()
+        except IndexError:
+            taken = zone.rmqueue_bulk(order, migratetype, self._batch[slot], alloc_flags)
+            if not taken:
+                return -1
+            pfn = taken[0]
+            pages.extend(taken[:0:-1])
+        index = pfn - zone.base_pfn
+        if zone.state[index] != ON_PAGE_SET | order:
+            raise CorruptPageSet(pfn, order, zone.describe_page(pfn), "free on a page set")
+        zone.state[index] = ALLOCATED | order
+        return pfn
+
+    def free(self, zone: Zone, pfn: int, order: int) -> None:
+        """Put an allocated block on the calling thread's set (`free_unref_page`).
+
+        Raises BadPage, and changes nothing, unless exactly this block is allocated here.
+        """
+        zone.check_range(pfn, order)
+        index = pfn - zone.base_pfn
+        migratetype = zone.get_pageblock_migratetype(index)
+        if migratetype >= MIGRATE_PCPTYPES:
+            if migratetype == MIGRATE_ISOLATE:  # nothing of a withheld pageblock may be handed out again
+                zone.free_pages_ok(pfn, order)
+                return
+            migratetype = MIGRATE_MOVABLE
+        if zone.state[index] & OWNED_MASK != ALLOCATED | order:
+            raise zone.bad_free(pfn, order)
+        zone.state[index] = ON_PAGE_SET | order
+        slot = self._slot[zone.number][order] + migratetype
+        pages = self._local.value[slot]
+        pages.append(pfn)
+        if len(pages) > self._high[slot]:
+            self._drain_list(zone, order, pages, self._batch[slot])
+
+    def drain_local(self) -> int:
+        """Return what the calling thread's set holds to the zones; returns the pages moved."""
+        return self._drain(self._local.value)
+
+    def drain_all(self) -> int:
+        """Return what all threads' sets hold to the zones; returns the pages moved (`drain_all_pages`)."""
+        self._mutex.acquire()
+        threads = list(self._threads)
+        self._mutex.release()
+        return sum(self._drain(lists) for lists in threads)
+
+    def nr_pages(self, zone: Zone) -> int:
+        """Count the pages of a zone that rest on the sets of all threads, at about this moment."""
+        self._mutex.acquire()
+        threads = list(self._threads)
+        self._mutex.release()
+        return sum(
+            len(lists[slot]) << order
+            for lists in threads
+            for order in self._orders
+            for slot in self._slots(zone, order)
+        )
+
+    def _drain(self, lists: PageSet) -> int:
+        moved = 0
+        for zone in self._zones:
+            for order in self._orders:
+                for slot in self._slots(zone, order):
+                    moved += self._drain_list(zone, order, lists[slot], len(lists[slot])) << order
+        return moved
+
+    @staticmethod
+    def _drain_list(zone: Zone, order: int, pages: list[int], count: int) -> int:
+        """Return up to `count` blocks from a list's tail to the zone; returns how many."""
+        pfns = []
+        try:
+            for _ in range(count):
+                pfns.append(pages.pop(0))
+        except IndexError:
+            pass  # another thread took the rest
+        if pfns:
+            zone.free_pcppages_bulk(pfns, order)
+        return len(pfns)
+
+    def _make(self) -> PageSet:
+        lists: PageSet = [[] for _ in range(len(self._zones) * self._lists_per_zone)]
+        self._mutex.acquire()
+        self._threads.append(lists)
+        self._mutex.release()
+        return lists
+
+    def _retire(self, lists: PageSet) -> None:
+        """Drain the set of a thread that has ended."""
+        self._drain(lists)
+        self._mutex.acquire()
+        # By identity: two empty sets are equal.
+        self._threads = [other for other in self._threads if other is not lists]
+        self._mutex.release()

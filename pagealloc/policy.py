@@ -1,0 +1,78 @@
+"""Which kernel a run follows, as data.
+
+The allocator and the worker are one program; where kernels differ, they ask a field of the frozen
+`Policy`. The presets are the revisions that recorded kernel runs exist for, and `seed`, the rules as the
+message of the first commit words them. Sources: 36e66c554b5c (the core), 02cf8719b8cb (rotation),
+43b76f295e3d (budget), the release v5.7 that holds all three, and 6.1.192.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The differences between kernels that can be seen from outside."""
+
+    name: str
+
+    # mm/page_alloc.c
+    putback_to_tail: bool
+    """A block back from the reporter goes to its list's tail (v5.10), else by the usual head or tail rule."""
+    move_to_tail: bool
+    """A block that changes its migratetype while free goes to the tail of its new list (v5.10), else the head."""
+    boot_to_tail: bool
+    """Frees at boot fill lists from the tail, so that they ascend (v5.10), else by the usual rule."""
+    highatomic_merges: bool
+    """Blocks of a whole pageblock and more merge across the border of a high-atomic pageblock (before v5.18)."""
+    pcp_max_order: int
+    """Largest of the small orders that page sets hold: 0, and 3 since v5.13."""
+    pcp_pageblock_order: bool
+    """Page sets also hold blocks of pageblock order (v5.13)."""
+
+    # mm/page_reporting.c
+    report_when_full: bool
+    """A full batch is sent at once; else when one more unreported block is met, or at the end of the zone."""
+    rotate: bool
+    """Before the zone lock is dropped, and when a list is left, the next block to handle becomes its first."""
+    budget: bool
+    """One visit to a list makes ceil(nr_free / (16 * capacity)) + 1 report calls at most, then asks again."""
+    leave_after_nr_free: bool
+    """A list is left once as many blocks were taken as its free area held when the visit began."""
+
+
+V6_1 = Policy(
+    name="v6.1",
+    putback_to_tail=True,
+    move_to_tail=True,
+    boot_to_tail=True,
+    highatomic_merges=False,
+    pcp_max_order=3,
+    pcp_pageblock_order=True,
+    report_when_full=False,
+    rotate=True,
+    budget=True,
+    leave_after_nr_free=False,
+)
+
+V5_7 = replace(
+    V6_1,
+    name="v5.7",
+    putback_to_tail=False,
+    move_to_tail=False,
+    boot_to_tail=False,
+    highatomic_merges=True,
+    pcp_max_order=0,
+    pcp_pageblock_order=False,
+)
+
+ROTATION = replace(V5_7, name="02cf8719", budget=False)
+
+CORE = replace(ROTATION, name="36e66c55", rotate=False, report_when_full=True)
+
+# The message of 36e66c55 already speaks of the rotation, and ends a visit when "as many pages as were
+# contained in the free area when we started" were processed; the code of that commit has neither.
+SEED = replace(CORE, name="seed", rotate=True, leave_after_nr_free=True)
+
+PRESETS = {policy.name: policy for policy in (CORE, ROTATION, V5_7, V6_1, SEED)}

@@ -1,0 +1,147 @@
+"""The memory behind the pages: bytes that really come from the operating system, and really go back.
+
+Two kinds. `anonymous` is a private mapping. `memfd` is a shared file in memory whose descriptor another
+process can map. Neither costs anything until it is touched.
+
+Giving back goes through `ctypes`, because `mmap.mmap.madvise` keeps the interpreter's global lock for the
+whole call and would stop every allocator thread while the reporter works. MADV_DONTNEED on a memfd would
+only drop this process's view and free nothing, so there a hole is punched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from typing import Literal
+
+from pagealloc.errors import RamError
+from pagealloc.mmzone import PAGE_SHIFT, PAGE_SIZE
+
+RamKind = Literal["anonymous", "memfd"]
+
+MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+BYTES_PER_BLOCK = 512  # the unit of `st_blocks`
+MINCORE_CHUNK_BYTES = 1 << 30
+WRITE_CHUNK_BYTES = 4 << 20
+
+_ZEROES = bytes(WRITE_CHUNK_BYTES)
+
+_libc = ctypes.CDLL(None, use_errno=True)  # CDLL, not PyDLL: it lets other threads run during the call
+
+
+def _function(name: str, *argtypes: type) -> ctypes._NamedFuncPointer | None:
+    function = getattr(_libc, name, None)
+    if function is not None:
+        function.argtypes = argtypes
+        function.restype = ctypes.c_int
+    return function
+
+
+_madvise = _function("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_mincore = _function("mincore", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_fallocate = _function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise RamError(f"{what}: {os.strerror(number)} (errno {number})")
+
+
+class Ram:
+    """Memory for `nr_pages` pages from `start_pfn` on.
+
+    Raises RamError when the operating system refuses, and ValueError for an unknown `kind`.
+    """
+
+    def __init__(self, start_pfn: int, nr_pages: int, kind: RamKind = "anonymous") -> None:
+        if _madvise is None or _mincore is None or _fallocate is None:
+            raise RamError("giving memory back needs madvise, mincore and fallocate, which Linux has")
+        if mmap.PAGESIZE > PAGE_SIZE:
+            raise RamError(f"host pages are {mmap.PAGESIZE} bytes, expected {PAGE_SIZE} or less")
+        self.kind = kind
+        self.start_pfn = start_pfn
+        self.nr_bytes = nr_pages << PAGE_SHIFT
+        self.fd = -1
+        try:
+            if kind == "anonymous":
+                flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+                self._mmap = mmap.mmap(-1, self.nr_bytes, flags=flags)
+            elif kind == "memfd":
+                self.fd = os.memfd_create("pagealloc", os.MFD_CLOEXEC)
+                os.ftruncate(self.fd, self.nr_bytes)
+                self._mmap = mmap.mmap(self.fd, self.nr_bytes, flags=mmap.MAP_SHARED | MAP_NORESERVE)
+            else:
+                raise ValueError(f"RAM kind {kind!r}, expected 'anonymous' or 'memfd'")
+        except OSError as error:
+            if self.fd >= 0:
+                os.close(self.fd)
+            raise RamError(f"no {kind} mapping of {self.nr_bytes} bytes: {error.strerror}") from error
+        self.memory = memoryview(self._mmap)
+        self._words = self.memory.cast("Q")
+        anchor = ctypes.c_char.from_buffer(self._mmap)
+        self.address = ctypes.addressof(anchor)
+        del anchor  # it would keep the mapping from being closed
+
+    def close(self) -> None:
+        """Return everything. Raises BufferError while somebody still holds a view of a page."""
+        self._words.release()
+        self.memory.release()
+        self._mmap.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def offset(self, pfn: int) -> int:
+        """Return where a page begins, in bytes from the start of the mapping (and of the memfd)."""
+        return (pfn - self.start_pfn) << PAGE_SHIFT
+
+    def view(self, pfn: int, order: int = 0) -> memoryview:
+        """Return the writable bytes of a block."""
+        start = self.offset(pfn)
+        return self.memory[start : start + (PAGE_SIZE << order)]
+
+    def page_words(self, pfn: int, order: int) -> memoryview:
+        """Return the first eight bytes of every page of a block, as a strided view of unsigned 64-bit words."""
+        start = self.offset(pfn) >> 3
+        return self._words[start : start + (PAGE_SIZE >> 3 << order) : PAGE_SIZE >> 3]
+
+    def zero(self, pfn: int, order: int) -> None:
+        """Write zeroes over a block."""
+        start, length = self.offset(pfn), PAGE_SIZE << order
+        for at in range(start, start + length, WRITE_CHUNK_BYTES):
+            behind = min(at + WRITE_CHUNK_BYTES, start + length)
+            self.memory[at:behind] = _ZEROES[: behind - at]
+
+    def discard(self, offset: int, nr_bytes: int) -> None:
+        """Give a range back to the operating system; it reads as zeroes afterwards.
+
+        Other threads run meanwhile. Raises RamError when the operating system refuses.
+        """
+        if offset < 0 or nr_bytes <= 0 or offset + nr_bytes > self.nr_bytes:
+            raise RamError(f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM")
+        if self.fd >= 0:
+            mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+            assert _fallocate is not None
+            _check(_fallocate(self.fd, mode, offset, nr_bytes), f"fallocate(PUNCH_HOLE) at {offset:#x}")
+        else:
+            assert _madvise is not None
+            result = _madvise(self.address + offset, nr_bytes, mmap.MADV_DONTNEED)
+            _check(result, f"madvise(MADV_DONTNEED) at {offset:#x}")
+
+    def resident_bytes(self) -> int:
+        """Ask the operating system how much of this memory it holds (`st_blocks`, or `mincore`)."""
+        if self.fd >= 0:
+            return os.fstat(self.fd).st_blocks * BYTES_PER_BLOCK
+        assert _mincore is not None
+        resident_pages = 0
+        page = mmap.PAGESIZE
+        for offset in range(0, self.nr_bytes, MINCORE_CHUNK_BYTES):
+            length = min(MINCORE_CHUNK_BYTES, self.nr_bytes - offset)
+            pages = ctypes.create_string_buffer((length + page - 1) // page)
+            _check(_mincore(self.address + offset, length, pages), "mincore")
+            resident_pages += pages.raw.count(b"\x01")
+        return resident_pages * page

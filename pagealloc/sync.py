@@ -1,0 +1,113 @@
+"""The one door to everything that blocks, waits, spawns, sleeps, reads a clock or draws a number.
+
+Every part of pagealloc that could behave differently from one run to the next asks a `Sync` object,
+handed to its constructor, instead of importing `threading`, `time` or `random`. The same allocator and
+worker then run, unchanged, on real threads (`sync_real.RealSync`) or under a scheduler that chooses
+every interleaving. A test holds that no other module imports those three.
+
+The vocabulary is the kernel's where it has one: a *spinlock* is held for a handful of list operations
+and never across anything that sleeps (`zone->lock`); a *mutex* may be held for long; an *atomic* is
+`atomic_t` with sequentially consistent operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Lock(Protocol):
+    """A lock that is not re-entrant. `acquire(False)` only tries."""
+
+    def acquire(self, blocking: bool = True, /) -> bool: ...
+    def release(self) -> None: ...
+    def locked(self) -> bool: ...
+
+
+class Condition(Protocol):
+    """A condition variable with a lock of its own. `wait` returns False when it timed out."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *exc: object) -> object: ...
+    def wait(self, timeout_s: float | None = None, /) -> bool: ...
+    def notify_all(self) -> None: ...
+
+
+class Event(Protocol):
+    """A flag that threads wait for. `wait` returns False when it timed out."""
+
+    def is_set(self) -> bool: ...
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(self, timeout_s: float | None = None, /) -> bool: ...
+
+
+class Atomic(Protocol):
+    """An integer with atomic, sequentially consistent operations (`atomic_t`)."""
+
+    def load(self) -> int: ...
+    def store(self, value: int, /) -> None: ...
+    def xchg(self, value: int, /) -> int:
+        """Store `value` and return what was there."""
+        ...
+
+    def cmpxchg(self, old: int, new: int, /) -> int:
+        """Store `new` if `old` is there; return what was there either way."""
+        ...
+
+    def add(self, delta: int, /) -> int:
+        """Add `delta` and return the sum."""
+        ...
+
+
+class Thread(Protocol):
+    """A started thread. `join` returns False when the thread still ran after `timeout_s`."""
+
+    @property
+    def name(self) -> str: ...
+    def is_alive(self) -> bool: ...
+    def join(self, timeout_s: float | None = None, /) -> bool: ...
+
+
+class Local(Protocol, Generic[T_co]):
+    """One value for each thread, made at the thread's first look and retired when the thread ends."""
+
+    @property
+    def value(self) -> T_co: ...
+
+
+class Rng(Protocol):
+    """A seeded stream of random numbers; one thread uses it."""
+
+    def random(self) -> float:
+        """Draw from [0, 1)."""
+        ...
+
+    def choose(self, n: int) -> int:
+        """Draw from 0 .. n - 1."""
+        ...
+
+
+class Sync(Protocol):
+    """What a world must offer; see the module's text. Names appear in reports and in stacks."""
+
+    def spinlock(self, name: str) -> Lock: ...
+    def mutex(self, name: str) -> Lock: ...
+    def condition(self, name: str) -> Condition: ...
+    def event(self, name: str) -> Event: ...
+    def atomic(self, name: str, value: int) -> Atomic: ...
+    def local(self, make: Callable[[], T], retire: Callable[[T], None]) -> Local[T]: ...
+    def spawn(self, name: str, target: Callable[[], None]) -> Thread: ...
+    def sleep(self, seconds: float) -> None: ...
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+    def wall_clock(self) -> float:
+        """Seconds since the epoch: for records that people read, never for deadlines."""
+        ...
+
+    def rng(self, seed: int) -> Rng: ...

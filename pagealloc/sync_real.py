@@ -1,0 +1,188 @@
+"""The real world: operating system threads, `threading` locks and the machine's clock.
+
+The zone lock has two disciplines. On an interpreter with a global lock (GIL), a thread that parks in
+`Lock.acquire` is woken owning the zone lock but not the GIL, so the running thread meets a held lock at
+its next operation and every operation from then on costs two context switches: the *lock convoy*, worth a
+factor of eight with eight threads. `SpinLock` therefore never parks at first: it tries, yields the
+processor, and tries again, which is also what a kernel spinlock does. Without a GIL the interpreter's own
+lock already spins, and the plain `threading.Lock` is quicker.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from pagealloc.sync import Local, Lock
+
+T = TypeVar("T")
+
+# A holder that has not come back after so many yields is asleep or switched out for long: waiting for it
+# in `acquire` costs less than burning the processor it may need.
+YIELDS_BEFORE_PARKING = 2000
+
+_sched_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
+
+
+def gil_enabled() -> bool:
+    """Whether this interpreter runs one thread of Python code at a time."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+class SpinLock:
+    """A `threading.Lock` taken by trying and yielding; it parks only when the holder stays away."""
+
+    __slots__ = ("_acquire", "locked", "release")
+
+    def __init__(self) -> None:
+        lock = threading.Lock()
+        self._acquire = lock.acquire
+        self.release = lock.release
+        self.locked = lock.locked
+
+    def acquire(self, blocking: bool = True, /) -> bool:
+        acquire = self._acquire
+        if acquire(False):
+            return True
+        if not blocking:
+            return False
+        for _ in range(YIELDS_BEFORE_PARKING):
+            _sched_yield()
+            if acquire(False):
+                return True
+        return acquire()
+
+
+class RealAtomic:
+    """`atomic_t`: Python has no atomic exchange, so a private lock makes each operation one step."""
+
+    __slots__ = ("_lock", "_value")
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+        self._lock = threading.Lock()
+
+    def load(self) -> int:
+        return self._value
+
+    def store(self, value: int, /) -> None:
+        with self._lock:
+            self._value = value
+
+    def xchg(self, value: int, /) -> int:
+        with self._lock:
+            old = self._value
+            self._value = value
+            return old
+
+    def cmpxchg(self, old: int, new: int, /) -> int:
+        with self._lock:
+            found = self._value
+            if found == old:
+                self._value = new
+            return found
+
+    def add(self, delta: int, /) -> int:
+        with self._lock:
+            self._value += delta
+            return self._value
+
+
+class RealThread:
+    """A daemon thread: a reporter that never returns must not keep the process alive."""
+
+    __slots__ = ("_thread",)
+
+    def __init__(self, name: str, target: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=target, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def name(self) -> str:
+        return self._thread.name
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float | None = None, /) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+
+class _Retirement(Generic[T]):
+    """Dies with its thread's locals, and tells what the thread leaves behind."""
+
+    __slots__ = ("_retire", "_value")
+
+    def __init__(self, value: T, retire: Callable[[T], None]) -> None:
+        self._value = value
+        self._retire = retire
+
+    def __del__(self) -> None:
+        self._retire(self._value)
+
+
+class RealLocal(threading.local, Generic[T]):
+    """`threading.local` runs this constructor anew in every thread that looks."""
+
+    def __init__(self, make: Callable[[], T], retire: Callable[[T], None]) -> None:
+        self.value: T = make()
+        self._retirement = _Retirement(self.value, retire)
+
+
+class RealRng:
+    """`random.Random` with the two draws that the project uses."""
+
+    __slots__ = ("choose", "random")
+
+    def __init__(self, seed: int) -> None:
+        source = random.Random(seed)
+        self.random: Callable[[], float] = source.random
+        self.choose: Callable[[int], int] = source.randrange
+
+
+class RealSync:
+    """Hands out the primitives of the real world; it has no state of its own."""
+
+    def spinlock(self, name: str) -> Lock:
+        del name  # a real lock has nowhere to keep it
+        return SpinLock() if gil_enabled() else threading.Lock()
+
+    def mutex(self, name: str) -> Lock:
+        del name
+        return threading.Lock()
+
+    def condition(self, name: str) -> threading.Condition:
+        del name
+        return threading.Condition(threading.Lock())
+
+    def event(self, name: str) -> threading.Event:
+        del name
+        return threading.Event()
+
+    def atomic(self, name: str, value: int) -> RealAtomic:
+        del name
+        return RealAtomic(value)
+
+    def local(self, make: Callable[[], T], retire: Callable[[T], None]) -> Local[T]:
+        return RealLocal(make, retire)
+
+    def spawn(self, name: str, target: Callable[[], None]) -> RealThread:
+        return RealThread(name, target)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall_clock(self) -> float:
+        return time.time()
+
+    def rng(self, seed: int) -> RealRng:
+        return RealRng(seed)

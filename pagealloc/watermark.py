@@ -1,0 +1,57 @@
+"""How many pages each zone keeps back: `__setup_per_zone_wmarks` and `setup_per_zone_lowmem_reserve`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isqrt
+
+from pagealloc.mmzone import PAGE_SHIFT, ZONE_NAMES
+from pagealloc.zone import Zone
+
+MIN_FREE_KBYTES_MIN, MIN_FREE_KBYTES_MAX = 128, 262_144
+WATERMARK_SCALE_FACTOR = 10  # ten-thousandths of a zone between two marks
+HIGHMEM_MIN_PAGES = (32, 128)
+
+# What a zone withholds from requests that could have used higher zones: a ratio of those zones' pages.
+LOWMEM_RESERVE_RATIO = {"DMA": 256, "DMA32": 256, "Normal": 32, "HighMem": 0, "Movable": 0}
+
+
+def default_min_free_kbytes(zones: Sequence[Zone]) -> int:
+    """Return sqrt(16 * lowmem) in KiB, within the kernel's bounds: reserves grow slower than memory."""
+    lowmem_kbytes = sum(zone.managed_pages for zone in zones if _is_lowmem(zone)) << (PAGE_SHIFT - 10)
+    return min(max(isqrt(16 * lowmem_kbytes), MIN_FREE_KBYTES_MIN), MIN_FREE_KBYTES_MAX)
+
+
+def setup_per_zone_wmarks(zones: Sequence[Zone], min_free_kbytes: int) -> None:
+    """Set every zone's marks from its share of `min_free_kbytes`."""
+    pages_min = min_free_kbytes >> (PAGE_SHIFT - 10)
+    lowmem_pages = sum(zone.managed_pages for zone in zones if _is_lowmem(zone))
+    for zone in zones:
+        share = pages_min * zone.managed_pages // max(1, lowmem_pages)
+        if _is_lowmem(zone):
+            min_pages = share
+        else:
+            smallest, largest = HIGHMEM_MIN_PAGES
+            min_pages = min(max(zone.managed_pages // 1024, smallest), largest)
+        step = max(share // 4, zone.managed_pages * WATERMARK_SCALE_FACTOR // 10_000)
+        zone.set_watermarks(min_pages, min_pages + step, min_pages + 2 * step)
+
+
+def setup_per_zone_lowmem_reserve(zones: Sequence[Zone]) -> None:
+    """Set `zone.lowmem_reserve[k]`: pages kept from requests that may use zones up to `ZONE_NAMES[k]`."""
+    for zone in zones:
+        own = ZONE_NAMES.index(zone.name)
+        ratio = LOWMEM_RESERVE_RATIO[zone.name]
+        reserve = [0] * len(ZONE_NAMES)
+        for highest in range(own + 1, len(ZONE_NAMES)):
+            above = sum(
+                other.managed_pages
+                for other in zones
+                if other.node == zone.node and own < ZONE_NAMES.index(other.name) <= highest
+            )
+            reserve[highest] = above // ratio if ratio else 0
+        zone.lowmem_reserve = reserve
+
+
+def _is_lowmem(zone: Zone) -> bool:
+    return zone.name not in ("HighMem", "Movable")

@@ -1,0 +1,460 @@
+"""A zone: free lists behind one lock, with watermarks, and the entries that other parts call.
+
+Two kinds of methods. Those that say *takes the zone lock* are for everybody. The others expect the caller
+to hold it, as `mm/page_reporting.c` does while it pulls blocks off the lists. All of them speak in page
+frame numbers; below this floor pages are indices (see `free_area`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pagealloc.errors import (
+    BadPage,
+    DoubleFree,
+    ForeignPfn,
+    NotAllocated,
+    PageInFlight,
+    PageOnPageSet,
+    UnalignedPfn,
+    WrongOrder,
+)
+from pagealloc.mmzone import (
+    ALLOC_HIGHATOMIC,
+    ALLOC_MIN_RESERVE,
+    ALLOC_NON_BLOCK,
+    ALLOC_OOM,
+    ALLOC_RESERVES,
+    FPI_SKIP_REPORT_NOTIFY,
+    FPI_TO_TAIL,
+    MIGRATE_HIGHATOMIC,
+    MIGRATE_ISOLATE,
+    MIGRATE_MOVABLE,
+    MIGRATE_PCPTYPES,
+    WMARK_HIGH,
+    WMARK_LOW,
+    WMARK_MIN,
+    Layout,
+)
+from pagealloc.mobility import Mobility
+from pagealloc.page_flags import (
+    ALLOCATED,
+    BUDDY,
+    IN_FLIGHT,
+    KIND_MASK,
+    LRU,
+    OFFLINE,
+    ON_PAGE_SET,
+    OWNED_MASK,
+    TAIL,
+    describe,
+)
+from pagealloc.policy import Policy
+from pagealloc.ram import Ram
+from pagealloc.sync import Lock, Sync
+
+
+class Zone(Mobility):
+    """Pages `start_pfn` .. `end_pfn` - 1 of one kind of memory.
+
+    Built empty: `memblock_free_all` puts the pages on the lists, once.
+    """
+
+    __slots__ = ("lock", "lowmem_reserve", "name", "node", "number", "ram")
+
+    def __init__(
+        self,
+        name: str,
+        start_pfn: int,
+        nr_pages: int,
+        *,
+        layout: Layout,
+        policy: Policy,
+        sync: Sync,
+        zones_below: Sequence[Zone] = (),
+        node: int = 0,
+        watermark_boost_factor: int = 0,
+    ) -> None:
+        super().__init__(start_pfn, nr_pages, layout, policy, zones_below, watermark_boost_factor)
+        self.name = name
+        self.node = node
+        self.number = len(zones_below)  # position among the memory's zones
+        self.lock: Lock = sync.spinlock(f"zone->lock {name}")
+        self.lowmem_reserve = [0]  # pages withheld from requests that could use the k-th higher zone
+        self.ram: Ram | None = None
+
+    def __repr__(self) -> str:
+        return f"<Zone {self.name} pfn {self.start_pfn:#x}..{self.end_pfn - 1:#x} free={self.nr_free_pages}>"
+
+    # -- boot ----------------------------------------------------------------------------------------
+
+    def memblock_free_all(self) -> None:
+        """Free every page of the zone in the largest aligned pieces, rising. Takes the zone lock."""
+        fpi_flags = FPI_TO_TAIL if self.policy.boot_to_tail else 0
+        top_order = self.layout.top_order
+        self.lock.acquire()
+        try:
+            pfn = self.start_pfn
+            while pfn < self.end_pfn:
+                alignment = (pfn & -pfn).bit_length() - 1 if pfn else top_order
+                order = min(top_order, alignment, (self.end_pfn - pfn).bit_length() - 1)
+                index = pfn - self.base_pfn
+                self.free_one_page(index, order, self.get_pageblock_migratetype(index), fpi_flags)
+                pfn += 1 << order
+        finally:
+            self.lock.release()
+
+    # -- watermarks ----------------------------------------------------------------------------------
+
+    def wmark_pages(self, mark: int) -> int:
+        """Return a watermark in pages, the boost included."""
+        return self.watermark[mark] + self.watermark_boost
+
+    def min_wmark_pages(self) -> int:
+        return self.watermark[WMARK_MIN] + self.watermark_boost
+
+    def low_wmark_pages(self) -> int:
+        return self.watermark[WMARK_LOW] + self.watermark_boost
+
+    def high_wmark_pages(self) -> int:
+        return self.watermark[WMARK_HIGH] + self.watermark_boost
+
+    def zone_watermark_ok(self, order: int, mark: int, reserve: int = 0, alloc_flags: int = 0) -> bool:
+        """Whether taking 2**order pages leaves more than `mark` + `reserve` pages and a block to take.
+
+        `reserve` is the zone's lowmem reserve against the request, in pages. Equality fails. With reserve
+        flags part of the mark may be used; without them the high-atomic reserve counts as taken.
+        """
+        free_pages = self.nr_free_pages - ((1 << order) - 1)
+        if alloc_flags & ALLOC_RESERVES:
+            if alloc_flags & ALLOC_MIN_RESERVE:
+                mark -= mark // 2
+                if alloc_flags & ALLOC_NON_BLOCK:
+                    mark -= mark // 4
+            if alloc_flags & ALLOC_OOM:
+                mark -= mark // 2
+        else:
+            free_pages -= self.nr_reserved_highatomic
+        if free_pages <= mark + reserve:
+            return False
+        return order == 0 or self._has_block(order, alloc_flags)
+
+    def _has_block(self, order: int, alloc_flags: int) -> bool:
+        for current_order in range(order, self.layout.nr_orders):
+            if not self.nr_free[current_order]:
+                continue
+            if not all(self.free_list_empty(current_order, mt) for mt in range(MIGRATE_PCPTYPES)):
+                return True
+            if alloc_flags & (ALLOC_HIGHATOMIC | ALLOC_OOM) and not self.free_list_empty(
+                current_order, MIGRATE_HIGHATOMIC
+            ):
+                return True
+        return False
+
+    # -- allocating and freeing ----------------------------------------------------------------------
+
+    def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
+        """Allocate a block past the page sets; returns its pfn, or -1. Takes the zone lock."""
+        self.lock.acquire()
+        try:
+            index = -1
+            if alloc_flags & ALLOC_HIGHATOMIC:
+                index = self.rmqueue_smallest(order, MIGRATE_HIGHATOMIC)
+            if index < 0:
+                index = self.rmqueue(order, migratetype, alloc_flags)
+                if index < 0 and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
+                    index = self.rmqueue_smallest(order, MIGRATE_HIGHATOMIC)
+                if index < 0:
+                    return -1
+            self.nr_free_pages -= 1 << order
+            self.state[index] = ALLOCATED | order
+            if alloc_flags & ALLOC_HIGHATOMIC:
+                self.reserve_highatomic_pageblock(index)
+            return self.base_pfn + index
+        finally:
+            self.lock.release()
+
+    def rmqueue_bulk(self, order: int, migratetype: int, count: int, alloc_flags: int) -> list[int]:
+        """Take up to `count` blocks for a page set under one hold; returns their pfns. Takes the zone lock."""
+        taken: list[int] = []
+        self.lock.acquire()
+        try:
+            for _ in range(count):
+                index = self.rmqueue(order, migratetype, alloc_flags)
+                if index < 0:
+                    break
+                self.nr_free_pages -= 1 << order
+                self.state[index] = ON_PAGE_SET | order
+                taken.append(self.base_pfn + index)
+        finally:
+            self.lock.release()
+        return taken
+
+    def free_pages_ok(self, pfn: int, order: int, fpi_flags: int = 0) -> None:
+        """Free an allocated block past the page sets. Takes the zone lock.
+
+        Raises BadPage, and changes nothing, unless exactly this block is allocated here.
+        """
+        self.check_range(pfn, order)
+        index = pfn - self.base_pfn
+        self.lock.acquire()
+        try:
+            if self.state[index] & OWNED_MASK != ALLOCATED | order:
+                raise self.bad_free(pfn, order)
+            self.state[index] = TAIL  # scrubs Uptodate, which would read as Reported once the page is Buddy
+            self.free_one_page(index, order, self.get_pageblock_migratetype(index), fpi_flags)
+        finally:
+            self.lock.release()
+
+    def free_pcppages_bulk(self, pfns: list[int], order: int) -> None:
+        """Return blocks from a page set to the lists under one hold. Takes the zone lock.
+
+        The migratetype is the pageblock's at this moment; a retag while the page rested is honoured.
+        """
+        self.lock.acquire()
+        try:
+            for pfn in pfns:
+                index = pfn - self.base_pfn
+                assert self.state[index] == ON_PAGE_SET | order, describe(self.state[index])
+                self.state[index] = TAIL
+                self.free_one_page(index, order, self.get_pageblock_migratetype(index), 0)
+        finally:
+            self.lock.release()
+
+    # -- what the caller may name ----------------------------------------------------------------------
+
+    def check_range(self, pfn: int, order: int) -> None:
+        """Raise BadPage unless `pfn` is a multiple of 2**order and the block lies in the zone."""
+        if not 0 <= order < self.layout.nr_orders:
+            expected = f"an order of 0 .. {self.layout.top_order}"
+            raise WrongOrder(pfn, order, "named with an order that no block has", expected)
+        if not (self.start_pfn <= pfn and pfn + (1 << order) <= self.end_pfn):
+            expected = f"a block within pfn {self.start_pfn:#x} .. {self.end_pfn - 1:#x}"
+            raise ForeignPfn(pfn, order, f"not wholly in zone {self.name}", expected)
+        if pfn & ((1 << order) - 1):
+            expected = f"a multiple of {1 << order:#x}"
+            raise UnalignedPfn(pfn, order, self.describe_page(pfn), expected)
+
+    def describe_page(self, pfn: int) -> str:
+        """Say in words what the page is, with its zone."""
+        index = pfn - self.base_pfn
+        head, _ = self.block_of(index)
+        if head < 0:
+            return f"{describe(self.state[index])} ({self.name})"
+        where = f" in zone {self.name}"
+        if head != index:
+            where += f", as part of the block at pfn {self.base_pfn + head:#x}"
+        return describe(self.state[head]) + where
+
+    def bad_free(self, pfn: int, order: int) -> BadPage:
+        """Build the error for a free of something else than an allocated block of this order."""
+        head, _ = self.block_of(pfn - self.base_pfn)
+        kind = self.state[head] & KIND_MASK if head >= 0 else OFFLINE
+        raised: dict[int, type[BadPage]] = {
+            BUDDY: DoubleFree,
+            ALLOCATED: WrongOrder,
+            LRU: WrongOrder,
+            ON_PAGE_SET: PageOnPageSet,
+            IN_FLIGHT: PageInFlight,
+        }
+        error = raised.get(kind, NotAllocated)
+        return error(pfn, order, self.describe_page(pfn), f"a block of order {order} allocated at this pfn")
+
+    def lru_add(self, pfn: int) -> None:
+        """Mark an allocated block as being on an LRU list until it is freed. Takes the zone lock."""
+        index = pfn - self.base_pfn
+        self.lock.acquire()
+        try:
+            state = self.state[index]
+            if state & KIND_MASK not in (ALLOCATED, LRU):
+                raise NotAllocated(pfn, 0, self.describe_page(pfn), "the head of an allocated block")
+            self.state[index] = state & ~KIND_MASK | LRU
+        finally:
+            self.lock.release()
+
+    def claim_range(self, pfn: int, order: int) -> None:
+        """Make one allocated block of a range that is allocated already. Takes the zone lock.
+
+        A larger block is split around the range (`split_page`); smaller ones inside it become one. For
+        callers that free part of an allocation, or several at once. Raises BadPage, and changes nothing,
+        unless the whole range is allocated.
+        """
+        self.check_range(pfn, order)
+        index = pfn - self.base_pfn
+        self.lock.acquire()
+        try:
+            heads = self._allocated_heads(index, order)
+            if heads is None:
+                raise self.bad_free(pfn, order)
+            head, head_order = heads[0]
+            kind = self.state[head] & KIND_MASK
+            for inner, _ in heads:
+                self.state[inner] = TAIL
+            while head_order > order:
+                head_order -= 1
+                half = 1 << head_order
+                if index & half:
+                    self.state[head] = kind | head_order
+                    head += half
+                else:
+                    self.state[head + half] = kind | head_order
+            self.state[index] = kind | order
+        finally:
+            self.lock.release()
+
+    def _allocated_heads(self, index: int, order: int) -> list[tuple[int, int]] | None:
+        """List (head, order) of the allocated blocks that cover a range; None if they do not."""
+        heads = []
+        at, end = index, index + (1 << order)
+        while at < end:
+            head, head_order = self.block_of(at)
+            if head < 0 or self.state[head] & KIND_MASK not in (ALLOCATED, LRU):
+                return None
+            heads.append((head, head_order))
+            at = head + (1 << head_order)
+        return heads
+
+    # -- pulling blocks off the lists and putting them back; the caller holds the lock -----------------
+
+    def isolate_free_page(self, pfn: int, order: int) -> bool:
+        """Take a free block off its list for the reporter (`__isolate_free_page`).
+
+        Refused, with nothing changed, when fewer than the raw min watermark + 2**order pages would stay:
+        the block is held to the mark as if it were allocated (S16). A block of half a pageblock or more
+        turns its pageblocks movable, for the caller may do with it what it likes.
+        """
+        index = pfn - self.base_pfn
+        if self.get_pageblock_migratetype(index) != MIGRATE_ISOLATE:
+            if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
+                return False
+            self.nr_free_pages -= 1 << order
+        self.del_page_from_free_list(index, order)
+        self.state[index] = IN_FLIGHT | order
+
+        if order >= self.layout.pageblock_order - 1:
+            # The last frame is left out, so a block of one page changes nothing; the kernel's loop too.
+            for block in range(index, index + (1 << order) - 1, self.layout.pageblock_nr_pages):
+                if self.get_pageblock_migratetype(block) < MIGRATE_PCPTYPES:
+                    self.set_pageblock_migratetype(block, MIGRATE_MOVABLE)
+        return True
+
+    def putback_isolated_page(self, pfn: int, order: int, migratetype: int) -> None:
+        """Return an isolated block to the lists without asking for a report (`__putback_isolated_page`)."""
+        index = pfn - self.base_pfn
+        assert self.state[index] == IN_FLIGHT | order, self.describe_page(pfn)
+        self.state[index] = TAIL
+        fpi_flags = FPI_SKIP_REPORT_NOTIFY
+        if self.policy.putback_to_tail:
+            fpi_flags |= FPI_TO_TAIL
+        self.free_one_page(index, order, migratetype, fpi_flags)
+
+    def pageblock_migratetype(self, pfn: int) -> int:
+        return self.get_pageblock_migratetype(pfn - self.base_pfn)
+
+    def page_is_buddy(self, pfn: int, order: int) -> bool:
+        """Whether a free block of exactly this order begins at `pfn`."""
+        return self.is_buddy(pfn - self.base_pfn, order)
+
+    def set_reported(self, pfn: int) -> None:
+        self.set_page_reported(pfn - self.base_pfn)
+
+    def first_in_list(self, order: int, migratetype: int) -> int:
+        """Return the pfn of the list's first block, or -1."""
+        return self._pfn(self.get_page_from_free_area(order, migratetype))
+
+    def next_in_list(self, pfn: int, order: int, migratetype: int) -> int:
+        """Return the pfn of the block behind the one at `pfn`, or -1 at the list's end."""
+        return self._pfn(self.list_next(order, migratetype, pfn - self.base_pfn))
+
+    def unreported_from(self, pfn: int, order: int, migratetype: int) -> int:
+        """Return `pfn` or the first block behind it that is not Reported, or -1; -1 for a `pfn` of -1."""
+        if pfn < 0:
+            return -1
+        return self._pfn(self.next_unreported(order, migratetype, pfn - self.base_pfn))
+
+    def rotate_to_front(self, pfn: int, order: int, migratetype: int) -> None:
+        """Turn the list so that the block at `pfn` is its first."""
+        self.list_rotate_to_front(order, migratetype, pfn - self.base_pfn)
+
+    def _pfn(self, index: int) -> int:
+        return -1 if index < 0 else self.base_pfn + index
+
+    # -- whole pageblocks ------------------------------------------------------------------------------
+
+    def isolate_pageblock(self, pfn: int) -> bool:
+        """Withhold the pageblock that begins at `pfn`; False if it is already. Takes the zone lock."""
+        self.lock.acquire()
+        try:
+            return self.set_migratetype_isolate(pfn - self.base_pfn)
+        finally:
+            self.lock.release()
+
+    def unisolate_pageblock(self, pfn: int, migratetype: int) -> bool:
+        """Give a withheld pageblock back as `migratetype`; False if it was not withheld. Takes the zone lock.
+
+        A free block that stayed unmerged beside a withheld one is taken out and put back, so that it merges
+        now (`unset_migratetype_isolate`).
+        """
+        index = pfn - self.base_pfn
+        self.lock.acquire()
+        try:
+            if self.get_pageblock_migratetype(index) != MIGRATE_ISOLATE:
+                return False
+            order = self._order_to_merge(index)
+            if order >= 0:
+                taken = self.isolate_free_page(pfn, order)
+                assert taken, "marks do not apply to a withheld page"
+                self.set_pageblock_migratetype(index, migratetype)
+                self.putback_isolated_page(pfn, order, migratetype)
+            else:
+                moved, _ = self.move_freepages_block(index, migratetype)
+                self.nr_free_pages += moved
+                self.set_pageblock_migratetype(index, migratetype)
+            self.nr_isolate_pageblock -= 1
+            return True
+        finally:
+            self.lock.release()
+
+    def _order_to_merge(self, index: int) -> int:
+        """Return the order of the free block at a withheld pageblock's start if its buddy waits, else -1."""
+        state = self.state[index]
+        order = state & 0x0F
+        if state & KIND_MASK != BUDDY or not self.layout.pageblock_order <= order < self.layout.top_order:
+            return -1
+        buddy = index ^ (1 << order)
+        waits = self.is_buddy(buddy, order) and self.get_pageblock_migratetype(buddy) != MIGRATE_ISOLATE
+        return order if waits else -1
+
+    def set_block_type(self, pfn: int, migratetype: int, *, move: bool) -> int:
+        """Retag the pageblock that holds `pfn`, and move its free pages along; returns the pages moved.
+
+        Takes the zone lock.
+        """
+        index = pfn - self.base_pfn
+        self.lock.acquire()
+        try:
+            self.set_pageblock_migratetype(index, migratetype)
+            return self.move_freepages_block(index, migratetype)[0] if move else 0
+        finally:
+            self.lock.release()
+
+    def set_watermarks(self, min_pages: int, low_pages: int, high_pages: int) -> None:
+        """Set the three marks, in pages, without the boost. Takes the zone lock."""
+        self.lock.acquire()
+        try:
+            self.watermark = [min_pages, low_pages, high_pages]
+        finally:
+            self.lock.release()
+
+    # -- looking ---------------------------------------------------------------------------------------
+
+    def list_pfns(self, order: int, migratetype: int) -> Iterator[int]:
+        """Yield a free list's pfns from head to tail; the caller holds the lock or is alone."""
+        base_pfn = self.base_pfn
+        return (base_pfn + index for index in self.free_list(order, migratetype))
+
+    def block_types(self) -> bytes:
+        """Return the migratetypes of the zone's pageblocks, from the one in which it starts."""
+        first = (self.start_pfn - self.base_pfn) >> self.layout.pageblock_order
+        last = (self.end_pfn - 1 - self.base_pfn) >> self.layout.pageblock_order
+        return bytes(self.pageblock_types[first : last + 1])

@@ -1,0 +1,505 @@
+"""Free page reporting: telling the host which free blocks it may take back (`mm/page_reporting.c`).
+
+A free that leaves a block of `page_reporting_order` or more on a list asks for a report. The request arms a
+delayed work; two seconds later, with whatever was freed meanwhile, the work makes one *pass* over all
+zones. For each list it goes through four phases:
+
+*fill*    under the zone lock, blocks that are not Reported are isolated from the list into a scatterlist;
+*report*  the zone lock is **dropped** and the device's reporter gets the full scatterlist. It may sleep. The
+          blocks are in flight: on no list, of no owner, merging with nothing;
+*drain*   the zone lock is taken again and every block goes back, on the list of its pageblock's type as it
+          is *now*. Unless it merged on the way, and if the reporter did not fail, it becomes Reported;
+*idle*    when the pass is over and nobody asked meanwhile.
+
+What was known before the lock was dropped is not known after it. Each place that relies on a fresh look
+says so.
+
+The state of a device is IDLE (nothing armed), REQUESTED (a pass is wanted) or ACTIVE (a pass runs):
+
+    request: x -> REQUESTED, and arms the work if x was IDLE. If x was ACTIVE, the pass that runs sees it.
+    pass begins: -> ACTIVE. A plain store loses nothing: whoever asked before it is served by this pass.
+    pass ends: ACTIVE -> IDLE in one step; if that finds REQUESTED, somebody asked: arm the work again.
+
+`Policy` says in which details the kernel revisions differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from pagealloc.errors import PageAllocError
+from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES, PAGE_SHIFT, PAGE_SIZE
+from pagealloc.policy import Policy
+from pagealloc.sync import Sync
+from pagealloc.zone import Zone
+from workers.workqueue import DelayedWork, Workqueue
+
+PAGE_REPORTING_CAPACITY = 32  # entries of a scatterlist
+PAGE_REPORTING_DELAY_S = 2.0
+PAGE_REPORTING_IDLE, PAGE_REPORTING_REQUESTED, PAGE_REPORTING_ACTIVE = range(3)
+STATE_NAMES = ("idle", "requested", "active")
+BUDGET_DIVISOR = 16  # one visit takes about a sixteenth of a list, so an idle system settles in 16 passes
+
+
+class Block(NamedTuple):
+    """One entry of a scatterlist: a block in flight and the memory behind it.
+
+    `offset` and `length` are bytes in the zone's `Ram` (for a memfd: in the file).
+    """
+
+    pfn: int
+    order: int
+    offset: int
+    length: int
+
+
+Batch = Sequence[Block]
+
+
+class Reporter(Protocol):
+    """What a device does with a batch of free blocks.
+
+    `report` is called without any lock held, by one thread. It may sleep. Returning means that the blocks
+    were handed over; raising an Exception means that they were not, and ends the pass. Until it returns it
+    owns the blocks' memory; the next allocation may hand it out at once after that.
+    """
+
+    def report(self, zone: Zone, batch: Batch) -> None: ...
+
+
+class PageReportingError(PageAllocError):
+    """Base of what registering and unregistering raise."""
+
+
+class DeviceBusy(PageReportingError):
+    """There is one device at a time, and another one is registered or still leaving (-EBUSY)."""
+
+
+class ReporterStuck(PageReportingError):
+    """Unregistering gave up: the reporter has not returned. Its blocks stay in flight."""
+
+
+class PageReportingDevice:
+    """A device that wants free blocks (`struct page_reporting_dev_info`).
+
+    `order` is the smallest order to report, 0 for the pageblock order; `capacity` the entries of one batch.
+    """
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        *,
+        order: int = 0,
+        capacity: int = PAGE_REPORTING_CAPACITY,
+        name: str = "dev",
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity is {capacity}, expected 1 or more entries")
+        self.reporter = reporter
+        self.order = order
+        self.capacity = capacity
+        self.name = name
+
+
+class Scatterlist:
+    """`capacity` entries, filled from the last one down: `entries[offset:]` are the blocks in flight."""
+
+    __slots__ = ("entries", "offset")
+
+    def __init__(self, capacity: int) -> None:
+        self.entries: list[Block | None] = [None] * capacity
+        self.offset = capacity
+
+    def add(self, block: Block) -> None:
+        self.offset -= 1
+        self.entries[self.offset] = block
+
+    def batch(self) -> list[Block]:
+        return [block for block in self.entries[self.offset :] if block is not None]
+
+    def reset(self) -> None:
+        self.offset = len(self.entries)
+        self.entries[:] = [None] * self.offset
+
+
+class Flight(NamedTuple):
+    """A batch that the reporter has right now."""
+
+    zone: Zone
+    batch: Batch
+    since_s: float  # on the Sync's monotonic clock
+    number: int
+
+
+class PageReportingStats:
+    """Counts since the beginning; only the worker writes them."""
+
+    __slots__ = ("batches", "failed_batches", "lost_passes", "passes", "reported_blocks", "reported_bytes")
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self.lost_passes = 0  # passes that found no memory for a scatterlist
+        self.batches = 0  # report calls that returned or raised
+        self.failed_batches = 0
+        self.reported_blocks = 0  # blocks of successful batches, merged on their way back or not
+        self.reported_bytes = 0
+
+
+Trace = Callable[[str, dict[str, object]], None]
+
+
+def _no_trace(event: str, fields: dict[str, object]) -> None:
+    del event, fields
+
+
+class _Registration:
+    """One stay of a device: its state and its work, new with every `register`."""
+
+    __slots__ = ("capacity", "device", "order", "state", "work")
+
+    def __init__(
+        self, device: PageReportingDevice, order: int, sync: Sync, process: Callable[[], None]
+    ) -> None:
+        self.device = device
+        self.order = order
+        self.capacity = device.capacity
+        self.state = sync.atomic(f"state of {device.name}", PAGE_REPORTING_IDLE)
+        self.work = DelayedWork(f"page_reporting_process {device.name}", process)
+
+
+class PageReporting:
+    """The reporting core over some zones: one device, one worker."""
+
+    def __init__(
+        self,
+        zones: Sequence[Zone],
+        policy: Policy,
+        sync: Sync,
+        workqueue: Workqueue,
+        *,
+        delay_s: float = PAGE_REPORTING_DELAY_S,
+        alloc_scatterlist: Callable[[int], Scatterlist] = Scatterlist,
+        trace: Trace = _no_trace,
+    ) -> None:
+        self.zones = zones
+        self.policy = policy
+        self.delay_s = delay_s
+        self.stats = PageReportingStats()
+        self.flight: Flight | None = None
+        self._sync = sync
+        self._workqueue = workqueue
+        self._mutex = sync.mutex("page_reporting_mutex")
+        self._registered: _Registration | None = None  # pr_dev_info
+        self._leaving: _Registration | None = None
+        self._running: _Registration | None = None
+        self._alloc_scatterlist = alloc_scatterlist
+        self._trace = trace
+
+    # -- registration ------------------------------------------------------------------------------------
+
+    def register(self, device: PageReportingDevice) -> int:
+        """Make `device` the one that gets reports, and ask for a first pass; returns its effective order.
+
+        Blocks that an earlier device was told about stay Reported: this one does not hear of them.
+        Raises DeviceBusy when there is a device already, or one that is still leaving.
+        """
+        self._mutex.acquire()
+        try:
+            if self._registered is not None:
+                raise DeviceBusy(f"device {self._registered.device.name} is registered; unregister it first")
+            if self._leaving is not None:
+                raise DeviceBusy(f"device {self._leaving.device.name} is still leaving; unregister it again")
+            layout = self.zones[0].layout
+            order = device.order or layout.pageblock_order
+            if not 0 < order < layout.nr_orders:
+                raise ValueError(f"order is {device.order}, expected 0 .. {layout.top_order}")
+            registration = _Registration(device, order, self._sync, lambda: self.process(registration))
+            self.request(registration)
+            self._registered = registration
+            for zone in self.zones:  # the static key: from here on frees of this order notify
+                zone.page_reporting_notify = self.notify
+                zone.page_reporting_order = order
+            self._trace("page_reporting_register", {"device": device.name, "order": order})
+            return order
+        finally:
+            self._mutex.release()
+
+    def unregister(self, device: PageReportingDevice, timeout_s: float | None = None) -> None:
+        """Part with `device`: when this returns, its reporter is not running and never will be again (S22).
+
+        A device that is not registered is ignored. Raises ReporterStuck when the reporter did not return
+        within `timeout_s`; the device stays on its way out then, and a later call goes on waiting.
+        """
+        self._mutex.acquire()
+        try:
+            if self.begin_unregister(device):
+                self.finish_unregister(timeout_s)
+        finally:
+            self._mutex.release()
+
+    def begin_unregister(self, device: PageReportingDevice) -> bool:
+        """Bar new requests and new passes, without waiting; False if the device is not the current one."""
+        if self._leaving is not None and self._leaving.device is device:
+            return True
+        leaving = self._registered
+        if leaving is None or leaving.device is not device:
+            return False
+        self._registered = None
+        self._synchronize_rcu()
+        self._workqueue.bar(leaving.work)
+        self._leaving = leaving
+        return True
+
+    def finish_unregister(self, timeout_s: float | None = None) -> None:
+        """Wait for the pass that may still run. Raises ReporterStuck after `timeout_s`."""
+        leaving = self._leaving
+        assert leaving is not None, "begin_unregister comes first"
+        if not self._workqueue.cancel_delayed_work_sync(leaving.work, timeout_s):
+            raise ReporterStuck(
+                f"device {leaving.device.name} cannot be unregistered: {self.describe_flight()}"
+            )
+        self._leaving = None
+        self._trace("page_reporting_unregister", {"device": leaving.device.name})
+
+    def _synchronize_rcu(self) -> None:
+        """Wait until no notifier can hold on to the device that was registered.
+
+        Notifiers run inside a zone lock and look the device up there, so once every zone lock was free for
+        a moment, each of them has either finished or will find nothing.
+        """
+        for zone in self.zones:
+            zone.lock.acquire()
+            zone.lock.release()
+
+    # -- requests ----------------------------------------------------------------------------------------
+
+    def notify(self) -> None:
+        """Hear of a free of `page_reporting_order` or more. Called under a zone lock; never waits."""
+        registration = self._registered
+        if registration is not None:
+            self.request(registration)
+
+    def request(self, registration: _Registration) -> None:
+        """Make sure that a pass begins after this moment (`__page_reporting_request`, L1)."""
+        if registration.state.load() == PAGE_REPORTING_REQUESTED:
+            return
+        if registration.state.xchg(PAGE_REPORTING_REQUESTED) != PAGE_REPORTING_IDLE:
+            return
+        self._workqueue.queue_delayed_work(registration.work, self.delay_s)
+
+    # -- the worker --------------------------------------------------------------------------------------
+
+    def process(self, registration: _Registration) -> None:
+        """Make one pass over all zones (`page_reporting_process`)."""
+        self._running = registration
+        self.stats.passes += 1
+        self._trace("page_reporting_process", {"phase": "start", "pass": self.stats.passes})
+        registration.state.store(PAGE_REPORTING_ACTIVE)
+        try:
+            sgl = self._alloc_scatterlist(registration.capacity)
+            for zone in self.zones:
+                if self.process_zone(registration, zone, sgl) is not None:
+                    break
+        except MemoryError:
+            self.stats.lost_passes += 1
+        finally:
+            found = registration.state.cmpxchg(PAGE_REPORTING_ACTIVE, PAGE_REPORTING_IDLE)
+            if found == PAGE_REPORTING_REQUESTED:
+                self._workqueue.queue_delayed_work(registration.work, self.delay_s)
+            self._running = None
+            self._trace("page_reporting_process", {"phase": "end", "pass": self.stats.passes})
+
+    def process_zone(self, registration: _Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
+        """Report the zone's blocks from the smallest order up; returns the reporter's error, if any.
+
+        A zone is skipped unless a whole batch of the smallest order can be in flight while more than the
+        low watermark stays: reporting must not make an allocation fail. The scatterlist is empty on entry
+        and on return (S15).
+        """
+        watermark = zone.low_wmark_pages() + (registration.capacity << registration.order)
+        if not zone.zone_watermark_ok(0, watermark):
+            return None
+        for order in range(registration.order, zone.layout.nr_orders):
+            for migratetype in range(MIGRATE_TYPES):
+                if migratetype == MIGRATE_ISOLATE:
+                    continue
+                error = self.cycle(registration, zone, order, migratetype, sgl)
+                if error is not None:
+                    return error  # it came with a full batch, so nothing is left in the scatterlist
+        if not sgl.batch():
+            return None
+        error = self._report(registration, zone, sgl)
+        zone.lock.acquire()
+        try:
+            self.drain(zone, sgl, reported=error is None)
+        finally:
+            zone.lock.release()
+        return error
+
+    def cycle(
+        self, registration: _Registration, zone: Zone, order: int, migratetype: int, sgl: Scatterlist
+    ) -> Exception | None:
+        """Visit one free list: fill the scatterlist, report when it is full, drain, and go on.
+
+        What does not fill a batch stays in `sgl` for the next list. Returns the reporter's error, if any.
+        """
+        if zone.free_list_empty(order, migratetype):  # without the lock: a miss waits for the next notify
+            return None
+        policy = self.policy
+        error = None
+        zone.lock.acquire()
+        try:
+            nr_free = zone.nr_free[order]
+            # The kernel's own arithmetic: so many calls, and one more, before the list is left.
+            calls_left = -(-nr_free // (registration.capacity * BUDGET_DIVISOR))
+            blocks_left = nr_free
+            pfn = self._first_unreported(zone, order, migratetype)
+            while pfn >= 0:
+                if policy.budget and calls_left < 0:
+                    registration.state.store(PAGE_REPORTING_REQUESTED)
+                    break
+                if policy.leave_after_nr_free and blocks_left == 0:
+                    break
+                if sgl.offset:
+                    # The successor first: isolating unlinks the block.
+                    successor = zone.next_in_list(pfn, order, migratetype)
+                    if not zone.isolate_free_page(pfn, order):
+                        break
+                    sgl.add(self._block(zone, pfn, order))
+                    blocks_left -= 1
+                    pfn = zone.unreported_from(successor, order, migratetype)
+                    if sgl.offset or not policy.report_when_full:
+                        continue
+                if policy.rotate and pfn >= 0:
+                    # The first block to handle becomes the list's first, so nobody walks over the ones in
+                    # front again, even though the lock is dropped now and anything may happen.
+                    zone.rotate_to_front(pfn, order, migratetype)
+                zone.lock.release()
+                try:
+                    error = self._report(registration, zone, sgl)
+                finally:
+                    zone.lock.acquire()
+                calls_left -= 1
+                self.drain(zone, sgl, reported=error is None)
+                # The list changed while the lock was dropped: no pfn from before is worth anything.
+                pfn = -1 if error is not None else self._first_unreported(zone, order, migratetype)
+            if policy.rotate and pfn >= 0:
+                zone.rotate_to_front(pfn, order, migratetype)
+        finally:
+            zone.lock.release()
+        return error
+
+    @staticmethod
+    def _first_unreported(zone: Zone, order: int, migratetype: int) -> int:
+        return zone.unreported_from(zone.first_in_list(order, migratetype), order, migratetype)
+
+    def drain(self, zone: Zone, sgl: Scatterlist, *, reported: bool) -> None:
+        """Put every block of the scatterlist back, and flag those that the host knows and that did not merge.
+
+        Runs under the zone lock from the first putback to the last flag: an allocation in between would
+        take a page that is flagged a moment later (S1).
+        """
+        for block in sgl.batch():
+            # Read now: the pageblock may have been retagged while its page was in flight (S20).
+            migratetype = zone.pageblock_migratetype(block.pfn)
+            zone.putback_isolated_page(block.pfn, block.order, migratetype)
+            # A neighbour freed meanwhile has merged with it: the whole was never reported (S14).
+            if reported and zone.page_is_buddy(block.pfn, block.order):
+                zone.set_reported(block.pfn)
+        sgl.reset()
+
+    def _report(self, registration: _Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
+        """Call the reporter with the scatterlist's blocks, no lock held; returns what it raised, if anything."""
+        batch = sgl.batch()
+        number = self.stats.batches + 1
+        started_s = self._sync.monotonic()
+        fields: dict[str, object] = {
+            "batch": number,
+            "zone": zone.name,
+            "blocks": [(block.pfn, block.order) for block in batch],
+        }
+        self._trace("page_reporting_report", {"phase": "start", **fields})
+        self.flight = Flight(zone, batch, started_s, number)
+        error: Exception | None = None
+        try:
+            registration.device.reporter.report(zone, batch)
+        except Exception as raised:
+            error = raised
+        except BaseException:
+            # Not a failure of the device but the end of this thread: no page may be lost with it.
+            zone.lock.acquire()
+            self.drain(zone, sgl, reported=False)
+            zone.lock.release()
+            raise
+        finally:
+            self.flight = None
+            self.stats.batches = number
+        if error is None:
+            self.stats.reported_blocks += len(batch)
+            self.stats.reported_bytes += sum(block.length for block in batch)
+        else:
+            self.stats.failed_batches += 1
+        self._trace(
+            "page_reporting_report",
+            {
+                "phase": "end",
+                "batch": number,
+                "zone": zone.name,
+                "seconds": self._sync.monotonic() - started_s,
+                "error": None if error is None else repr(error),
+            },
+        )
+        return error
+
+    @staticmethod
+    def _block(zone: Zone, pfn: int, order: int) -> Block:
+        offset = zone.ram.offset(pfn) if zone.ram is not None else pfn << PAGE_SHIFT
+        return Block(pfn, order, offset, PAGE_SIZE << order)
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> PageReportingDevice | None:
+        """The registered device."""
+        return self._registered.device if self._registered is not None else None
+
+    @property
+    def leaving(self) -> PageReportingDevice | None:
+        """The device that `unregister` still waits for."""
+        return self._leaving.device if self._leaving is not None else None
+
+    def state_name(self) -> str:
+        """Return 'idle', 'requested' or 'active', of the device whose pass runs or the registered one; or 'none'."""
+        registration = self._running or self._registered
+        return "none" if registration is None else STATE_NAMES[registration.state.load()]
+
+    def pending(self) -> bool:
+        """Whether a pass is armed."""
+        return self._registered is not None and self._workqueue.pending(self._registered.work)
+
+    def running(self) -> bool:
+        """Whether a pass is under way."""
+        return self._running is not None
+
+    def settled(self) -> bool:
+        """Whether no pass runs and none is armed."""
+        registration = self._registered or self._leaving
+        return registration is None or self._workqueue.idle(registration.work)
+
+    def run_now(self) -> bool:
+        """Make the armed pass on the calling thread, on a workqueue that was not started; False if none is."""
+        registration = self._registered
+        return registration is not None and self._workqueue.run_now(registration.work)
+
+    def describe_flight(self) -> str:
+        """Say in one line which batch the reporter has, and for how long."""
+        flight = self.flight
+        if flight is None:
+            return "no batch is in flight"
+        age_s = self._sync.monotonic() - flight.since_s
+        first = flight.batch[0]
+        return (
+            f"batch {flight.number} ({len(flight.batch)} blocks of zone {flight.zone.name}, the first at pfn "
+            f"{first.pfn:#x} order {first.order}) has been with the reporter for {age_s:.1f} s"
+        )

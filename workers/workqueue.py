@@ -1,0 +1,155 @@
+"""Delayed work on one thread (`kernel/workqueue.c`, as far as page reporting leans on it).
+
+A `DelayedWork` is *pending* from the moment it is queued until just before its function starts, so the
+function may queue its own work again; queueing what is pending does nothing. One thread runs all works of
+a queue, hence no work ever runs twice at the same time. `cancel_delayed_work_sync` bars re-queueing while
+it waits, which is what defeats a work that re-arms itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sortedcontainers import SortedDict
+
+from pagealloc.sync import Sync, Thread
+
+
+class DelayedWork:
+    """A function to be run later. Its fields belong to the queue that it is used with."""
+
+    __slots__ = ("barred", "due", "function", "name", "running")
+
+    def __init__(self, name: str, function: Callable[[], None]) -> None:
+        self.name = name
+        self.function = function
+        self.due: tuple[float, int] | None = None  # (deadline, ticket) while pending
+        self.running = False
+        self.barred = False  # a cancel waits: nothing may be queued
+
+
+class Workqueue:
+    """Runs works at or after their deadlines, on a thread of its own once `start` was called."""
+
+    def __init__(self, sync: Sync, name: str) -> None:
+        self._sync = sync
+        self._changed = sync.condition(f"workqueue {name}")
+        self._timers: SortedDict[tuple[float, int], DelayedWork] = SortedDict()
+        self._tickets = 0
+        self._stopping = False
+        self._thread: Thread | None = None
+        self.name = name
+        self.failure: BaseException | None = None  # what ended the thread, if a work raised
+
+    def start(self) -> None:
+        """Start the thread; call it once."""
+        assert self._thread is None, "a workqueue starts once"
+        self._thread = self._sync.spawn(self.name, self._run)
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after the work that runs now; False when that took longer than `timeout_s`."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        return self._thread is None or self._thread.join(timeout_s)
+
+    def queue_delayed_work(self, work: DelayedWork, delay_s: float) -> bool:
+        """Arm `work` to run `delay_s` seconds from now; False if it is pending already, or barred.
+
+        Safe under a zone lock: it never waits for a work.
+        """
+        with self._changed:
+            if work.due is not None or work.barred:
+                return False
+            self._tickets += 1
+            work.due = (self._sync.monotonic() + delay_s, self._tickets)
+            self._timers[work.due] = work
+            self._changed.notify_all()
+            return True
+
+    def pending(self, work: DelayedWork) -> bool:
+        """Whether the work is armed."""
+        return work.due is not None
+
+    def idle(self, work: DelayedWork) -> bool:
+        """Whether the work is neither armed nor running, in one look."""
+        with self._changed:
+            return work.due is None and not work.running
+
+    def cancel_delayed_work_sync(self, work: DelayedWork, timeout_s: float | None = None) -> bool:
+        """Disarm the work and wait until it does not run; False when it still ran after `timeout_s`.
+
+        After False the work stays barred: it can finish, but it is never armed again until a later call
+        has seen it end.
+        """
+        deadline = None if timeout_s is None else self._sync.monotonic() + timeout_s
+        with self._changed:
+            work.barred = True
+            self._disarm(work)
+            while work.running:
+                remaining = None if deadline is None else deadline - self._sync.monotonic()
+                if remaining is not None and remaining <= 0:
+                    return False
+                self._changed.wait(remaining)
+            work.barred = False
+            return True
+
+    def bar(self, work: DelayedWork) -> None:
+        """Disarm the work and refuse to arm it until a cancel has completed: the first half of a cancel."""
+        with self._changed:
+            work.barred = True
+            self._disarm(work)
+
+    def run_now(self, work: DelayedWork) -> bool:
+        """Run a pending work on the calling thread, whatever its deadline; False if it is not pending.
+
+        For a queue without a thread: whoever replays a recorded run decides when its works run.
+        """
+        assert self._thread is None, "the queue's own thread runs its works"
+        with self._changed:
+            if work.due is None:
+                return False
+            self._begin(work)
+        self._execute(work)
+        return True
+
+    def _disarm(self, work: DelayedWork) -> None:
+        if work.due is not None:
+            del self._timers[work.due]
+            work.due = None
+
+    def _begin(self, work: DelayedWork) -> None:
+        assert not work.running, f"{work.name} would run twice at once"
+        self._disarm(work)
+        work.running = True
+
+    def _execute(self, work: DelayedWork) -> None:
+        try:
+            work.function()
+        finally:
+            with self._changed:
+                work.running = False
+                self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            while (work := self._next()) is not None:
+                self._execute(work)
+        except BaseException as failure:
+            self.failure = failure
+            raise
+
+    def _next(self) -> DelayedWork | None:
+        """Wait for the earliest deadline and return its work, begun; None when the queue stops."""
+        with self._changed:
+            while not self._stopping:
+                if not self._timers:
+                    self._changed.wait(None)
+                    continue
+                (deadline, _), work = self._timers.peekitem(0)
+                remaining = deadline - self._sync.monotonic()
+                if remaining <= 0:
+                    self._begin(work)
+                    return work
+                self._changed.wait(remaining)
+            return None
