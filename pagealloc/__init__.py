@@ -1,0 +1,85 @@
+"""A buddy page allocator with zones, real locks and real memory, equal to Linux's entry for entry.
+
+    from pagealloc import GFP_KERNEL, Memory, ZoneSpec
+
+    with Memory([ZoneSpec("Normal", nr_pages=16384)]) as memory:
+        pfn = memory.alloc_pages(GFP_KERNEL, order=3)
+        memory.view(pfn, 3)[:5] = b"hello"
+        memory.free_pages(pfn, 3)
+
+`Memory` is the front; `Zone` is what locks and lists live in; `Policy` says which kernel a memory follows.
+"""
+
+from __future__ import annotations
+
+from pagealloc.errors import (
+    BadPage,
+    CorruptPageSet,
+    DoubleFree,
+    ForeignPfn,
+    NotAllocated,
+    PageAllocError,
+    PageInFlight,
+    PageOnPageSet,
+    RamError,
+    UnalignedPfn,
+    WrongOrder,
+    WrongZone,
+)
+from pagealloc.gfp import (
+    GFP_ATOMIC,
+    GFP_DMA,
+    GFP_DMA32,
+    GFP_HIGHUSER_MOVABLE,
+    GFP_KERNEL,
+    GFP_MOVABLE,
+    GFP_NOWAIT,
+    GFP_RECLAIMABLE,
+    GFP_USER,
+    GFP_ZERO,
+)
+from pagealloc.memory import Memory, ZoneSpec
+from pagealloc.mmzone import PAGE_SIZE, Layout
+from pagealloc.policy import PRESETS, Policy
+from pagealloc.ram import Ram
+from pagealloc.sync import Sync
+from pagealloc.sync_real import RealSync
+from pagealloc.validate import Census, validate
+from pagealloc.zone import Zone
+
+__all__ = [
+    "GFP_ATOMIC",
+    "GFP_DMA",
+    "GFP_DMA32",
+    "GFP_HIGHUSER_MOVABLE",
+    "GFP_KERNEL",
+    "GFP_MOVABLE",
+    "GFP_NOWAIT",
+    "GFP_RECLAIMABLE",
+    "GFP_USER",
+    "GFP_ZERO",
+    "PAGE_SIZE",
+    "PRESETS",
+    "BadPage",
+    "Census",
+    "CorruptPageSet",
+    "DoubleFree",
+    "ForeignPfn",
+    "Layout",
+    "Memory",
+    "NotAllocated",
+    "PageAllocError",
+    "PageInFlight",
+    "PageOnPageSet",
+    "Policy",
+    "Ram",
+    "RamError",
+    "RealSync",
+    "Sync",
+    "UnalignedPfn",
+    "WrongOrder",
+    "WrongZone",
+    "Zone",
+    "ZoneSpec",
+    "validate",
+]

@@ -119,13 +119,14 @@ class Buddy(FreeArea):
         if order >= self.layout.top_order - 1:
             return False
         parent = index & ~(1 << order)
-        zone: Buddy | None = self
+        zone: Buddy = self
         if self.base_pfn + parent < self.start_pfn:
             # The parent would begin in a zone below, and the kernel compares its zone, not this one, with
             # that of its buddy. It looks without that zone's lock: a wrong guess costs nothing.
-            zone = self._zone_below(self.base_pfn + parent)
-            if zone is None:
+            below = self._zone_below(self.base_pfn + parent)
+            if below is None:
                 return False
+            zone = below
             parent += self.base_pfn - zone.base_pfn
         return zone.is_buddy(parent ^ (1 << (order + 1)), order + 1)
 

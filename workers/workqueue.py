@@ -34,7 +34,7 @@ class Workqueue:
     def __init__(self, sync: Sync, name: str) -> None:
         self._sync = sync
         self._changed = sync.condition(f"workqueue {name}")
-        self._timers: SortedDict[tuple[float, int], DelayedWork] = SortedDict()
+        self._timers = SortedDict()  # works by (deadline, ticket)
         self._tickets = 0
         self._stopping = False
         self._thread: Thread | None = None
@@ -146,6 +146,8 @@ class Workqueue:
                 if not self._timers:
                     self._changed.wait(None)
                     continue
+                deadline: float
+                work: DelayedWork
                 (deadline, _), work = self._timers.peekitem(0)
                 remaining = deadline - self._sync.monotonic()
                 if remaining <= 0:

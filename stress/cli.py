@@ -1,0 +1,256 @@
+"""The command line: `python -m stress run` and `python -m stress golden`.
+
+Exit status 0 for success, 1 for a failed check, 2 for bad input, with one line on stderr that says what.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import track
+
+from pagealloc.errors import RamError
+from pagealloc.policy import PRESETS
+from pagealloc.sync_real import RealSync
+from stress.golden import CaseResult, CorruptCase, find_cases, replay
+from stress.mutants import MUTANTS
+from stress.params import BadArgument, RunParams, parse_sleep
+from stress.run import StressRun, Summary
+from stress.run_directory import RunDirectory, RunDirectoryError, default_path
+from stress.view import LineView, LiveView, View, print_summary
+from workers.page_reporting import Reporter
+from workers.reporters import DEFAULT_SLEEP_S, ReporterError, load_reporter
+
+EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT = 0, 1, 2
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that answers a bad argument with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (--help lists what there is)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        status: int = arguments.command(arguments)
+    except (BadArgument, ReporterError, RunDirectoryError, CorruptCase, RamError) as error:
+        return complain(str(error))
+    return status
+
+
+def complain(text: str) -> int:
+    """Say in one line on stderr what is wrong with the input."""
+    print(f"stress: {' '.join(text.split())}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="stress", description="Instruments for pagealloc.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
+    _add_run(commands)
+    _add_golden(commands)
+    return parser
+
+
+# -- run -----------------------------------------------------------------------------------------------------
+
+
+def _add_run(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    default = {field.name: field.default for field in fields(RunParams)}
+    run = commands.add_parser(
+        "run",
+        help="allocator threads and a reporting worker on real memory",
+        description="Let allocator threads and the reporting worker loose on the same zones, and judge.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    run.set_defaults(command=command_run)
+    run.add_argument("--allocators", type=int, default=default["allocators"], metavar="N", help="threads")
+    run.add_argument(
+        "--seconds", type=float, default=default["seconds"], metavar="S", help="length of the load"
+    )
+    run.add_argument(
+        "--zones",
+        default=default["zones"],
+        metavar="LIST",
+        help="zones with their sizes, as [NODE:]NAME=SIZE separated by commas",
+    )
+    run.add_argument("--ram", default=default["ram"], help="memory behind the pages: anonymous or memfd")
+    run.add_argument(
+        "--reporter",
+        default=default["reporter"],
+        metavar="NAME",
+        help="null, sleep, discard, or module:Class for your own",
+    )
+    run.add_argument(
+        "--reporter-sleep",
+        metavar="S",
+        help=f"seconds that each batch takes, or a range S..T (default: 0, with the sleep reporter {DEFAULT_SLEEP_S})",
+    )
+    run.add_argument(
+        "--delay", type=float, default=default["delay"], metavar="S", help="from request to pass"
+    )
+    run.add_argument(
+        "--order",
+        type=int,
+        default=default["order"],
+        metavar="K",
+        help="smallest order to report, 0: pageblock",
+    )
+    run.add_argument(
+        "--capacity", type=int, default=default["capacity"], metavar="N", help="blocks in a batch"
+    )
+    run.add_argument(
+        "--preset", default=default["preset"], metavar="P", help=f"kernel to follow: {', '.join(PRESETS)}"
+    )
+    run.add_argument("--seed", type=int, default=default["seed"], metavar="N", help="of every random choice")
+    for fault, about in (
+        ("fail", "batches that the reporter fails"),
+        ("delay", "batches that come back 50 ms late"),
+        ("lose", "batches that never come back"),
+    ):
+        run.add_argument(
+            f"--{fault}-rate",
+            type=float,
+            default=default[f"{fault}_rate"],
+            metavar="R",
+            help=f"share of {about}",
+        )
+    about_mutants = "; ".join(f"{name} {mutant.about}" for name, mutant in MUTANTS.items())
+    run.add_argument("--mutant", metavar="M", help=f"plant a fault first: {about_mutants}")
+    run.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="where parameters, events and summary go (default: runs/DATE-TIME)",
+    )
+    run.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def command_run(arguments: argparse.Namespace) -> int:
+    params = _run_params(arguments)
+    reporter = load_reporter(params.reporter)
+    sync = RealSync()
+    directory = _open_directory(arguments.run_dir, sync, params)
+    summary = _watched_run(params, sync, reporter, directory, quiet=arguments.json)
+    if directory is not None:
+        directory.finish(asdict(summary))
+    if arguments.json:
+        print(json.dumps(asdict(summary)))
+    else:
+        console = Console()
+        if directory is not None:
+            summary.notes.append(f"run directory {directory.path}")
+            if directory.error is not None:
+                summary.notes.append(f"the log lacks {directory.lost_events} events: {directory.error}")
+        print_summary(console, summary, params.words())
+    return EXIT_SUCCESS if summary.verdict == "SUCCESS" else EXIT_FAILURE
+
+
+def _run_params(arguments: argparse.Namespace) -> RunParams:
+    names = {field.name for field in fields(RunParams)}
+    chosen = {name: value for name, value in vars(arguments).items() if name in names}
+    sleep: str | None = arguments.reporter_sleep
+    if sleep is None and arguments.reporter == "sleep":
+        sleep = str(DEFAULT_SLEEP_S)
+    if sleep is not None:
+        try:
+            chosen["reporter_sleep_s"] = parse_sleep(sleep)
+        except ValueError as error:
+            raise BadArgument(f"--reporter-sleep: {sleep!r}, expected seconds S, or a range S..T") from error
+    return RunParams(**chosen)
+
+
+def _open_directory(path: Path | None, sync: RealSync, params: RunParams) -> RunDirectory | None:
+    """Open the run directory; one that nobody asked for and that cannot be made is done without."""
+    try:
+        return RunDirectory(path or default_path(sync), sync, params.as_dict())
+    except RunDirectoryError as error:
+        if path is not None:
+            raise
+        print(f"stress: no run directory is kept: {error}", file=sys.stderr)
+        return None
+
+
+def _watched_run(
+    params: RunParams, sync: RealSync, reporter: Reporter, directory: RunDirectory | None, *, quiet: bool
+) -> Summary:
+    """Run under the view that fits the terminal; with `quiet` nothing is written to stdout."""
+    console = Console(stderr=quiet)
+    view: View = LiveView(console) if console.is_terminal else LineView(console)
+    if not quiet:
+        console.print(f"stress run: {params.words()}", highlight=False, markup=False, soft_wrap=True)
+    with view:
+
+        def ignore(event: str, fields: dict[str, object]) -> None:
+            del event, fields
+
+        trace = directory.event if directory is not None else ignore
+        return StressRun(params, sync, reporter, view.show, trace).run()
+
+
+# -- golden --------------------------------------------------------------------------------------------------
+
+
+def _add_golden(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    golden = commands.add_parser(
+        "golden",
+        help="replay recorded runs of the kernel's own code",
+        description="Replay recorded kernel runs and compare results and state after every operation.",
+    )
+    golden.set_defaults(command=command_golden)
+    golden.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="case files, or folders of them")
+    golden.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes (default: one a processor)",
+    )
+
+
+def command_golden(arguments: argparse.Namespace) -> int:
+    if arguments.jobs < 1:
+        raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
+    files = find_cases(arguments.paths)
+    console = Console(stderr=True)
+    results = _replay_all(files, arguments.jobs)
+    if console.is_terminal:
+        results = iter(track(results, "replaying", total=len(files), console=console, transient=True))
+    failed = 0
+    for result in results:
+        if result.difference is not None:
+            failed += 1
+            print(describe_difference(result))
+    print(f"{len(files) - failed} passed, {failed} failed")
+    return EXIT_FAILURE if failed else EXIT_SUCCESS
+
+
+def _replay_all(files: list[Path], jobs: int) -> Iterator[CaseResult]:
+    if jobs == 1 or len(files) == 1:
+        yield from map(replay, files)
+        return
+    with ProcessPoolExecutor(min(jobs, len(files))) as executor:
+        yield from executor.map(replay, files)
+
+
+def describe_difference(result: CaseResult) -> str:
+    """Show where a case parts from the recording: operation, field, the kernel's value beside ours."""
+    difference = result.difference
+    assert difference is not None
+    return (
+        f"FAILED {result.path}: operation {difference.operation} ({difference.op}), {difference.field}\n"
+        f"    kernel: {difference.kernel}\n"
+        f"    ours:   {difference.ours}"
+    )

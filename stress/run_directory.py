@@ -1,0 +1,122 @@
+"""What a run leaves behind: parameters, versions, events and the summary, in a folder of its own.
+
+    params.json     the parameters
+    versions.json   this package, the interpreter, the machine
+    events.ndjson   one JSON object a line, as it happened: `t` is seconds since the run began
+    summary.json    the verdict and the figures, written last; a run without it did not end
+
+A disk that fills up costs the log, never the run: events that cannot be written are counted, and the
+summary says how many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from pagealloc.sync import Sync
+from pagealloc.sync_real import gil_enabled
+
+EVENTS_FILE = "events.ndjson"
+SUMMARY_FILE = "summary.json"
+
+
+class RunDirectoryError(Exception):
+    """The folder cannot be made or written; the message names it."""
+
+
+def versions() -> dict[str, object]:
+    """Describe the program, the interpreter and the machine."""
+    try:
+        own = metadata.version("pagealloc")
+    except metadata.PackageNotFoundError:
+        own = "not installed"
+    return {
+        "pagealloc": own,
+        "python": sys.version,
+        "gil_enabled": gil_enabled(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+    }
+
+
+class RunDirectory:
+    """An open run directory. Raises RunDirectoryError when it cannot be begun."""
+
+    def __init__(self, path: Path, sync: Sync, params: dict[str, object]) -> None:
+        self.path = path
+        self.lost_events = 0
+        self.error: str | None = None
+        self._sync = sync
+        self._start_s = sync.monotonic()
+        self._lock = sync.mutex("event log")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise RunDirectoryError(f"--run-dir: {path} is not empty, expected a new or an empty folder")
+            self._write("params.json", params)
+            self._write("versions.json", versions())
+            self._file = (path / EVENTS_FILE).open("w", encoding="utf-8")
+        except OSError as error:
+            raise RunDirectoryError(f"--run-dir: {path}: {error.strerror}") from error
+        self._logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+            structlog.WriteLogger(self._file),
+            processors=[self._add_time, structlog.processors.JSONRenderer()],
+            wrapper_class=structlog.make_filtering_bound_logger(0),
+            cache_logger_on_first_use=True,
+        )
+
+    def _add_time(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        del logger, name
+        return {"t": round(self._sync.monotonic() - self._start_s, 6), **event}
+
+    def event(self, name: str, fields: dict[str, object]) -> None:
+        """Write one event; any thread may. Never raises for a disk that is full."""
+        self._lock.acquire()
+        try:
+            if self.error is None:
+                self._logger.info(name, **fields)
+            else:
+                self.lost_events += 1
+        except OSError as error:
+            self.error = error.strerror
+            self.lost_events += 1
+        finally:
+            self._lock.release()
+
+    def finish(self, summary: dict[str, object]) -> None:
+        """Close the log and write the summary. Raises RunDirectoryError when that fails."""
+        try:
+            self._file.close()
+        except OSError as error:
+            self.error = self.error or error.strerror
+        if self.error is not None:
+            summary = {**summary, "lost_events": self.lost_events, "log_error": self.error}
+        try:
+            self._write(SUMMARY_FILE, summary)
+        except OSError as error:
+            raise RunDirectoryError(f"{self.path / SUMMARY_FILE}: {error.strerror}") from error
+
+    def _write(self, name: str, content: dict[str, object]) -> None:
+        (self.path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def default_path(sync: Sync) -> Path:
+    """Return runs/DATE-TIME (UTC) below the current folder, with a number behind it if that is taken."""
+    stamp = datetime.fromtimestamp(sync.wall_clock(), UTC).strftime("%Y%m%d-%H%M%S")
+    path = Path("runs") / stamp
+    number = 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{stamp}-{number}"
+    return path

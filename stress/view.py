@@ -1,0 +1,195 @@
+"""How a run looks while it runs: bars that move on a terminal, plain lines elsewhere, and the end table."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pagealloc.mmzone import PAGE_SHIFT
+from stress.run import Status, Summary, ZoneStatus
+
+LINE_INTERVAL_S = 1.0
+BAR_WIDTH_MAX = 60
+
+# What a bar shows, from the left: style, letter (for terminals without colour), name.
+PARTS = (
+    ("red", "#", "allocated"),
+    ("magenta", "+", "page sets"),
+    ("yellow", "~", "in flight"),
+    ("blue", "-", "free"),
+    ("green", ".", "reported"),
+)
+
+
+def mib(nr_bytes: float) -> str:
+    """Show bytes in MiB."""
+    return f"{nr_bytes / (1 << 20):.0f} MiB"
+
+
+def pages_mib(nr_pages: int) -> str:
+    """Show pages in MiB."""
+    return mib(nr_pages << PAGE_SHIFT)
+
+
+class View(Protocol):
+    """Somebody who watches a run."""
+
+    def __enter__(self) -> View: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+    def show(self, status: Status) -> None: ...
+
+
+class LineView:
+    """One plain line a second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next_s = 0.0
+
+    def __enter__(self) -> LineView:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        del exc_type, exc, tb
+
+    def show(self, status: Status) -> None:
+        if status.seconds < self._next_s:
+            return
+        self._next_s = status.seconds + LINE_INTERVAL_S
+        zones = "  ".join(
+            f"{zone.name}: {pages_mib(zone.allocated)} allocated, {pages_mib(zone.free)} free, "
+            f"{pages_mib(zone.reported)} reported, {pages_mib(zone.in_flight)} in flight"
+            for zone in status.zones
+        )
+        flag = f"  !!! {status.violations} violations" if status.violations else ""
+        stuck = f"  stuck: {status.stuck}" if status.stuck else ""
+        self._console.print(
+            f"{status.seconds:6.1f} s  {status.phase:6}  resident {mib(status.resident_bytes):>8}  "
+            f"{status.ops_per_second:8.0f} ops/s  {status.batches:4} batches  {zones}{stuck}{flag}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+class LiveView:
+    """A picture that is drawn anew a few times a second, for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
+        self._console = console
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        del exc_type, exc, tb
+        self._live.stop()
+
+    def show(self, status: Status) -> None:
+        self._live.update(picture(status, self._console.width))
+
+
+def picture(status: Status, width: int) -> RenderableType:
+    """Draw a status: a bar for every zone, one for the resident memory, and the figures."""
+    bar_width = max(10, min(BAR_WIDTH_MAX, width - 34))
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for zone in status.zones:
+        table.add_row(zone.name, _zone_bar(zone, bar_width), f"{pages_mib(zone.free)} free")
+    table.add_row("resident", _resident_bar(status, bar_width), mib(status.resident_bytes))
+    legend = Text("          ")
+    for style, letter, name in PARTS:
+        legend.append(f" {letter} ", style=style).append(f"{name} ")
+    figures = Text(
+        f"{status.seconds:5.1f} s  {status.phase}   {status.ops_per_second:,.0f} ops/s   "
+        f"{status.allocs:,} allocs   {status.failed_allocs:,} failed\n"
+        f"worker {status.state}   {status.passes} passes   {status.batches} batches "
+        f"({status.failed_batches} failed)   {mib(status.reported_bytes)} given back"
+    )
+    lines: list[RenderableType] = [table, legend, figures]
+    if status.stuck:
+        lines.append(Text(f"stuck: {status.stuck}", style="yellow"))
+    if status.violations:
+        lines.append(Text(f"!!! {status.violations} violations", style="bold red"))
+    return Group(*lines)
+
+
+def _zone_bar(zone: ZoneStatus, width: int) -> Text:
+    unreported = max(0, zone.free - zone.reported)
+    shares = (zone.allocated, zone.on_page_sets, zone.in_flight, unreported, zone.reported)
+    return _bar(
+        [(pages, style, letter) for pages, (style, letter, _) in zip(shares, PARTS, strict=True)], width
+    )
+
+
+def _resident_bar(status: Status, width: int) -> Text:
+    absent = max(0, status.total_bytes - status.resident_bytes)
+    return _bar([(status.resident_bytes, "cyan", "="), (absent, "bright_black", " ")], width)
+
+
+def _bar(parts: list[tuple[int, str, str]], width: int) -> Text:
+    """Draw parts of a whole as runs of letters; whatever is not zero gets one letter at least, if there is room."""
+    total = sum(size for size, _, _ in parts) or 1
+    text = Text()
+    done = cells = 0
+    for size, style, letter in parts:
+        done += size
+        upto = max(round(done * width / total), min(width, cells + (1 if size else 0)))
+        text.append(letter * (upto - cells), style=style)
+        cells = max(cells, upto)
+    text.truncate(width)
+    return text
+
+
+def print_summary(console: Console, summary: Summary, words: str) -> None:
+    """Print the table of figures, what is worth a note, the violations, and the verdict as the last line."""
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    rate = (summary.allocs + summary.frees) / summary.seconds if summary.seconds else 0.0
+    rows = (
+        ("allocations", f"{summary.allocs:,} ({summary.failed_allocs:,} found no memory)"),
+        ("frees", f"{summary.frees:,} ({rate:,.0f} operations per second)"),
+        ("passes", f"{summary.passes:,}"),
+        (
+            "batches",
+            f"{summary.batches:,} ({summary.failed_batches:,} failed, {summary.stuck_batches} stuck)",
+        ),
+        ("reported", f"{summary.reported_blocks:,} blocks, {mib(summary.reported_bytes)}"),
+        ("resident at start", mib(summary.resident_bytes_start)),
+        ("resident at peak", mib(summary.resident_bytes_peak)),
+        ("resident at end", mib(summary.resident_bytes_end)),
+    )
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table, highlight=False)
+    for note in summary.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    for text in summary.violations:
+        console.print(f"!!! {text}", highlight=False, markup=False, soft_wrap=True, style="red")
+    if summary.violation_count > len(summary.violations):
+        hidden = summary.violation_count - len(summary.violations)
+        console.print(f"!!! and {hidden} more", highlight=False, markup=False, style="red")
+    ended = "interrupted after " if summary.interrupted else ""
+    console.print(
+        f"{summary.verdict} {ended}{summary.seconds:.1f} s, {summary.violation_count} violations: {words}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+        style="bold green" if summary.verdict == "SUCCESS" else "bold red",
+    )

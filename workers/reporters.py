@@ -1,0 +1,133 @@
+"""What a device can do with a batch of free blocks: the reporters that ship, and how to load another.
+
+A reporter of your own is a class with one method; `module:Class` finds it:
+
+    class Count:
+        blocks = 0
+
+        def report(self, zone, batch):
+            self.blocks += len(batch)
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from pagealloc.errors import PageAllocError
+from pagealloc.sync import Event, Rng, Sync
+from pagealloc.zone import Zone
+from workers.page_reporting import Batch, Reporter
+
+DEFAULT_SLEEP_S = 0.01
+
+
+class Null:
+    """Takes note of everything and does nothing."""
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        del zone, batch
+
+
+class Discard:
+    """Gives the memory of every block back to the operating system, as a hypervisor would."""
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        if zone.ram is None:
+            raise ReporterError(f"zone {zone.name} has no RAM to discard")
+        for block in batch:
+            zone.ram.discard(block.offset, block.length)
+
+
+class Sleep:
+    """Takes between `shortest_s` and `longest_s` seconds for each batch, and then does what `inner` does."""
+
+    def __init__(self, inner: Reporter, sync: Sync, rng: Rng, shortest_s: float, longest_s: float) -> None:
+        if not 0 <= shortest_s <= longest_s:
+            raise ValueError(f"sleep of {shortest_s} .. {longest_s} s, expected 0 <= shortest <= longest")
+        self._inner = inner
+        self._sync = sync
+        self._rng = rng
+        self._shortest_s = shortest_s
+        self._longest_s = longest_s
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        self._sync.sleep(self._shortest_s + self._rng.random() * (self._longest_s - self._shortest_s))
+        self._inner.report(zone, batch)
+
+
+class ReporterError(PageAllocError):
+    """A reporter could not do its work, or could not be loaded."""
+
+
+class InjectedError(ReporterError):
+    """The failure that `FaultInjector` was asked for."""
+
+
+class FaultInjector:
+    """Makes another reporter fail, dawdle, or never come back, at given rates from a seed.
+
+    Each rate is the probability for one batch. A batch is *lost* after the inner reporter has done its
+    work: the host has taken the memory, and the answer never arrives. The call then waits until `release`.
+    """
+
+    def __init__(
+        self,
+        inner: Reporter,
+        sync: Sync,
+        rng: Rng,
+        *,
+        fail_rate: float = 0.0,
+        delay_rate: float = 0.0,
+        lose_rate: float = 0.0,
+        delay_s: float = 0.05,
+    ) -> None:
+        for name, rate in (("fail", fail_rate), ("delay", delay_rate), ("lose", lose_rate)):
+            if not 0 <= rate <= 1:
+                raise ValueError(f"{name} rate is {rate}, expected 0 .. 1")
+        self._inner = inner
+        self._sync = sync
+        self._rng = rng
+        self._fail_rate = fail_rate
+        self._delay_rate = delay_rate
+        self._lose_rate = lose_rate
+        self._delay_s = delay_s
+        self._released: Event = sync.event("lost completions are released")
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        # All three are drawn each time, so that one rate does not shift what another one hits.
+        fail, delay, lose = (self._rng.random() for _ in range(3))
+        if delay < self._delay_rate:
+            self._sync.sleep(self._delay_s)
+        if fail < self._fail_rate:
+            raise InjectedError(f"injected failure of a batch of {len(batch)}")
+        self._inner.report(zone, batch)
+        if lose < self._lose_rate:
+            self._released.wait()
+            raise InjectedError(f"the lost completion of a batch of {len(batch)} was released")
+
+    def release(self) -> None:
+        """Let every lost batch come back, as failed; for the end of a run."""
+        self._released.set()
+
+
+def load_reporter(name: str) -> Reporter:
+    """Make the reporter called `name`: null, sleep, discard, or `module:Class` with no arguments.
+
+    `sleep` is `null` here; the time is added by whoever knows how long (`Sleep`). Raises ReporterError when
+    there is no such reporter.
+    """
+    shipped: dict[str, type[Null] | type[Discard]] = {"null": Null, "sleep": Null, "discard": Discard}
+    if name in shipped:
+        return shipped[name]()
+    module_name, colon, class_name = name.partition(":")
+    if not colon or not module_name or not class_name:
+        known = ", ".join(shipped)
+        raise ReporterError(f"reporter {name!r} is none of {known}, nor of the form module:Class")
+    try:
+        factory = getattr(importlib.import_module(module_name), class_name)
+        reporter: Reporter = factory()
+    except Exception as error:
+        raise ReporterError(f"reporter {name!r} cannot be made: {type(error).__name__}: {error}") from error
+    if not callable(getattr(reporter, "report", None)):
+        raise ReporterError(f"reporter {name!r} has no method report(zone, batch)")
+    return reporter
