@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from pagealloc.errors import ForeignPfn
 from pagealloc.gfp import (
@@ -290,7 +291,7 @@ class Memory:
         if self.ram is not None:
             self.ram.close()
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -93,18 +93,20 @@ class Mobility(Buddy):
                 continue
             can_steal = self.can_steal_fallback(current_order, start_type)
             if not can_steal and start_type == MIGRATE_MOVABLE and current_order > order:
-                current_order, fallback_type = self._find_smallest(order, start_type)
-                can_steal = self.can_steal_fallback(current_order, start_type)
+                return self._steal_smallest(order, start_type, alloc_flags)
             index = self.get_page_from_free_area(current_order, fallback_type)
             self.steal_suitable_fallback(index, current_order, start_type, alloc_flags, can_steal)
             return True
         return False
 
-    def _find_smallest(self, order: int, start_type: int) -> tuple[int, int]:
+    def _steal_smallest(self, order: int, start_type: int, alloc_flags: int) -> bool:
         for current_order in range(order, self.layout.nr_orders):
             fallback_type = self.find_suitable_fallback(current_order, start_type)
             if fallback_type >= 0:
-                return current_order, fallback_type
+                index = self.get_page_from_free_area(current_order, fallback_type)
+                can_steal = self.can_steal_fallback(current_order, start_type)
+                self.steal_suitable_fallback(index, current_order, start_type, alloc_flags, can_steal)
+                return True
         raise AssertionError("a larger block was found just now, under the same lock")
 
     def find_suitable_fallback(self, order: int, start_type: int) -> int:

@@ -15,6 +15,7 @@ counter two threads would share.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pagealloc.errors import CorruptPageSet
 from pagealloc.mmzone import (
@@ -155,12 +156,10 @@ class PageSets:
     @staticmethod
     def _drain_list(zone: Zone, order: int, pages: list[int], count: int) -> int:
         """Return up to `count` blocks from a list's tail to the zone; returns how many."""
-        pfns = []
-        try:
-            for _ in range(count):
+        pfns: list[int] = []
+        with suppress(IndexError):  # another thread took the rest
+            while len(pfns) < count:
                 pfns.append(pages.pop(0))
-        except IndexError:
-            pass  # another thread took the rest
         if pfns:
             zone.free_pcppages_bulk(pfns, order)
         return len(pfns)

@@ -13,7 +13,8 @@ and never across anything that sleeps (`zone->lock`); a *mutex* may be held for 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -31,7 +32,9 @@ class Condition(Protocol):
     """A condition variable with a lock of its own. `wait` returns False when it timed out."""
 
     def __enter__(self) -> object: ...
-    def __exit__(self, exc_type: Any, exc: Any, traceback: Any, /) -> Any: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> object: ...
     def wait(self, timeout_s: float | None = None, /) -> bool: ...
     def notify_all(self) -> None: ...
 

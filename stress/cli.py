@@ -27,7 +27,7 @@ from stress.params import BadArgument, RunParams, parse_sleep
 from stress.run import StressRun, Summary
 from stress.run_directory import RunDirectory, RunDirectoryError, default_path
 from stress.view import LineView, LiveView, View, print_summary
-from workers.page_reporting import Reporter
+from workers.page_reporting import Reporter, no_trace
 from workers.reporters import DEFAULT_SLEEP_S, ReporterError, load_reporter
 
 EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT = 0, 1, 2
@@ -191,13 +191,11 @@ def _watched_run(
     view: View = LiveView(console) if console.is_terminal else LineView(console)
     if not quiet:
         console.print(f"stress run: {params.words()}", highlight=False, markup=False, soft_wrap=True)
-    with view:
-
-        def ignore(event: str, fields: dict[str, object]) -> None:
-            del event, fields
-
-        trace = directory.event if directory is not None else ignore
+    try:
+        trace = directory.event if directory is not None else no_trace
         return StressRun(params, sync, reporter, view.show, trace).run()
+    finally:
+        view.close()
 
 
 # -- golden --------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ MAX_VIOLATIONS = 50  # kept in words; all are counted
 class Violations:
     """What went wrong, in words, from any thread; the first are kept and all are counted."""
 
-    def __init__(self, sync: Sync, notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, sync: Sync, notify: Callable[[str], None]) -> None:
         self.texts: list[str] = []
         self._lock = sync.mutex("violations")
         self._count = sync.atomic("violations", 0)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pagealloc.gfp import GFP_HIGHUSER_MOVABLE
 from pagealloc.memory import Memory
 from pagealloc.policy import PRESETS
 from pagealloc.ram import RamKind
@@ -42,6 +43,8 @@ QUOTA_SHARE = 0.85  # of all pages, shared out to the allocators
 ALLOCATOR_SEEDS = 10_007  # keeps the threads' streams apart for neighbouring seeds
 JOIN_TIMEOUT_S = 30.0
 STUCK_AFTER_S = 2.0  # beyond the time that a batch is known to take
+SETTLE_INTERVAL_S = 0.05
+KNOCKS_IN_VAIN_MAX = 10
 SETTLE_PASSES_MAX = 64  # lists settle in 16 passes; a worker that goes on after four times that never ends
 
 
@@ -167,6 +170,7 @@ class StressRun:
                 memory,
                 self._sync,
                 self._sync.rng(params.seed * ALLOCATOR_SEEDS + number),
+                self._sync.rng(params.seed),
                 quota_pages=quota_pages,
                 audit=self._ledger,
                 inboxes=inboxes,
@@ -215,7 +219,7 @@ class StressRun:
         def target() -> None:
             try:
                 allocator.run()
-            except Exception as error:  # noqa: BLE001 - whatever ends an allocator is the finding
+            except Exception as error:
                 self._violations.add(f"allocator {allocator.number} died: {type(error).__name__}: {error}")
 
         return target
@@ -249,25 +253,60 @@ class StressRun:
         return alive
 
     def _settle(self) -> None:
-        """Wait until the worker is idle: everything that can be reported is."""
+        """Wait until the worker is idle and everything that can be reported is.
+
+        A failed batch is retried only when somebody frees a large block again (L8), so after a failure a
+        block is allocated and freed, until there is nothing unreported or the patience for it is used up.
+        """
+        stats = self._reporting.stats
+        in_vain = 0
+        while in_vain < KNOCKS_IN_VAIN_MAX:
+            reported_before = stats.reported_blocks
+            self._await_idle()
+            if not self._reporting.settled() or not self._knock_is_due():
+                return
+            in_vain = 0 if stats.reported_blocks > reported_before else in_vain + 1
+            self._knock()
+
+    def _await_idle(self) -> None:
         stats = self._reporting.stats
         patience_s = self._params.delay + self._params.reporter_sleep_s[1] + STUCK_AFTER_S
         passes_before = stats.passes
         progress, progress_s = (stats.passes, stats.batches), self._sync.monotonic()
         while not self._reporting.settled():
-            self._sync.sleep(min(SAMPLE_INTERVAL_S, 0.05))
+            self._sync.sleep(SETTLE_INTERVAL_S)
             now_s = self._sync.monotonic()
             if (stats.passes, stats.batches) != progress:
                 progress, progress_s = (stats.passes, stats.batches), now_s
             elif now_s - progress_s > patience_s:
-                break  # the reporter is away; unregistering will say so
+                return  # the reporter is away; unregistering will say so
             if stats.passes - passes_before > SETTLE_PASSES_MAX:
                 self._violations.add(
                     f"the worker made {stats.passes - passes_before} passes after the last free, state "
                     f"{self._reporting.state_name()}: a quiet system must come to rest (L3)"
                 )
-                break
+                return
             self._sample("settle")
+
+    def _knock_is_due(self) -> bool:
+        """Whether blocks stay unreported because of failed batches, not because of their zone."""
+        stats = self._reporting.stats
+        order = self._params.order or self._memory.layout.pageblock_order
+        waiting = sum(
+            zone.nr_free[o] - zone.nr_reported[o]
+            for zone in self._memory.zones
+            if self._in_reach(zone)
+            for o in range(order, self._memory.layout.nr_orders)
+        )
+        return waiting > 0 and stats.failed_batches > 0
+
+    def _knock(self) -> None:
+        """Allocate a block of the reporting order and free it, so that the worker is asked again."""
+        order = self._params.order or self._memory.layout.pageblock_order
+        pfn = self._memory.alloc_pages(GFP_HIGHUSER_MOVABLE, order)
+        if pfn is not None:
+            self._memory.free_pages(pfn, order)
+            self._memory.drain_local_pages()
 
     def _part_with_device(self) -> None:
         """Unregister; a reporter that does not come back is noted, not waited for."""
@@ -330,12 +369,17 @@ class StressRun:
         """Say which zones can never be reported: even wholly free they are below the starting mark."""
         order = self._params.order or self._memory.layout.pageblock_order
         for zone in self._memory.zones:
-            needed = zone.low_wmark_pages() + (self._params.capacity << order)
-            if zone.managed_pages <= needed:
+            if not self._in_reach(zone):
+                needed = zone.low_wmark_pages() + (self._params.capacity << order)
                 self._summary.notes.append(
                     f"zone {zone.name} is never reported: a pass needs more than {needed} free pages "
                     f"(low watermark + capacity << order), the zone has {zone.managed_pages}"
                 )
+
+    def _in_reach(self, zone: Zone) -> bool:
+        """Whether a pass ever visits the zone: wholly free, it must be above the starting mark."""
+        order = self._params.order or self._memory.layout.pageblock_order
+        return zone.managed_pages > zone.low_wmark_pages() + (self._params.capacity << order)
 
     def _census_if_due(self) -> None:
         """Walk every zone under its lock, but not so often that the walk becomes the load."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -39,11 +38,8 @@ def pages_mib(nr_pages: int) -> str:
 class View(Protocol):
     """Somebody who watches a run."""
 
-    def __enter__(self) -> View: ...
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None: ...
     def show(self, status: Status) -> None: ...
+    def close(self) -> None: ...
 
 
 class LineView:
@@ -52,14 +48,6 @@ class LineView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._next_s = 0.0
-
-    def __enter__(self) -> LineView:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        del exc_type, exc, tb
 
     def show(self, status: Status) -> None:
         if status.seconds < self._next_s:
@@ -80,26 +68,23 @@ class LineView:
             soft_wrap=True,
         )
 
+    def close(self) -> None:
+        pass
+
 
 class LiveView:
     """A picture that is drawn anew a few times a second, for a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, refresh_per_second=8, transient=True)
-        self._console = console
-
-    def __enter__(self) -> LiveView:
         self._live.start()
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        del exc_type, exc, tb
-        self._live.stop()
+        self._console = console
 
     def show(self, status: Status) -> None:
         self._live.update(picture(status, self._console.width))
+
+    def close(self) -> None:
+        self._live.stop()
 
 
 def picture(status: Status, width: int) -> RenderableType:

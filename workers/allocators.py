@@ -1,7 +1,8 @@
 """Allocator threads: the load that reporting must not get in the way of.
 
-Each thread goes through *rhythms* (ramp up, burst, steady, idle) and allocates and frees blocks of mixed
-orders and migratetypes meanwhile. Now and then it hands a block to another thread, which frees it.
+All threads go through the same *rhythms* (ramp up, burst, steady, idle) at about the same time, so that
+memory fills and empties as a whole, and each allocates and frees blocks of mixed orders and migratetypes
+meanwhile. Now and then a thread hands a block to another one, which frees it.
 
 A thread writes a stamp into the first eight bytes of every page it owns, and looks for it before it frees
 the page. A report that hits memory in use wipes stamps; a block given to two owners carries the wrong one.
@@ -13,6 +14,7 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import NamedTuple, Protocol
 
 from pagealloc.gfp import (
@@ -62,12 +64,12 @@ class Rhythm:
 
 
 RHYTHMS = (
-    Rhythm("ramp up", 1.0, 0.8),
-    Rhythm("burst", 0.05, 0.2),
-    Rhythm("steady", 0.6, 0.8),
-    Rhythm("idle", 0.1, 0.4, idle=True),
-    Rhythm("burst", 0.9, 0.3),
-    Rhythm("steady", 0.3, 0.6),
+    Rhythm("ramp up", 1.0, 1.0),
+    Rhythm("steady", 0.9, 0.6),
+    Rhythm("burst", 0.02, 0.3),
+    Rhythm("idle", 0.05, 0.9, idle=True),
+    Rhythm("burst", 0.7, 0.3),
+    Rhythm("steady", 0.4, 0.6),
 )
 
 
@@ -108,8 +110,9 @@ def stamp_owner(stamp: int) -> str:
 class Allocator:
     """One allocator thread's work; `run` is the thread's target.
 
-    `quota_pages` bounds what the thread holds. `peers` are the inboxes of all allocators: a block put into
-    one is freed by its owner.
+    `quota_pages` bounds what the thread holds. `inboxes` are those of all allocators, by number: a block put
+    into one is freed by its owner. `rng` draws what the thread does, `beat` how long a rhythm lasts: threads
+    whose beats have the same seed change together.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Allocator:
         memory: Memory,
         sync: Sync,
         rng: Rng,
+        beat: Rng,
         *,
         quota_pages: int,
         audit: Audit,
@@ -133,6 +137,7 @@ class Allocator:
         self._memory = memory
         self._sync = sync
         self._rng = rng
+        self._beat = beat
         self._quota_pages = quota_pages
         self._audit = audit
         self._inboxes = inboxes
@@ -146,10 +151,10 @@ class Allocator:
 
     def run(self) -> None:
         """Allocate and free until told to stop, then free everything."""
-        at = self._rng.choose(len(self._rhythms))
-        while not self._stop.is_set():
-            self._follow(self._rhythms[at % len(self._rhythms)])
-            at += 1
+        for rhythm in cycle(self._rhythms):
+            if self._stop.is_set():
+                break
+            self._follow(rhythm)
         self.free_everything()
         self._memory.drain_local_pages()
 
@@ -168,7 +173,7 @@ class Allocator:
     def _follow(self, rhythm: Rhythm) -> None:
         self.rhythm = rhythm.name
         target_pages = int(self._quota_pages * rhythm.fill)
-        end_s = self._sync.monotonic() + rhythm.seconds * (0.5 + self._rng.random())
+        end_s = self._sync.monotonic() + rhythm.seconds * (0.75 + 0.5 * self._beat.random())
         while self._sync.monotonic() < end_s and not self._stop.is_set():
             self.empty_inbox()
             grow = self._held_pages < target_pages

@@ -149,7 +149,8 @@ class PageReportingStats:
 Trace = Callable[[str, dict[str, object]], None]
 
 
-def _no_trace(event: str, fields: dict[str, object]) -> None:
+def no_trace(event: str, fields: dict[str, object]) -> None:
+    """Let an event go unrecorded."""
     del event, fields
 
 
@@ -180,7 +181,7 @@ class PageReporting:
         *,
         delay_s: float = PAGE_REPORTING_DELAY_S,
         alloc_scatterlist: Callable[[int], Scatterlist] = Scatterlist,
-        trace: Trace = _no_trace,
+        trace: Trace = no_trace,
     ) -> None:
         self.zones = zones
         self.policy = policy

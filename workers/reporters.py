@@ -116,7 +116,7 @@ def load_reporter(name: str) -> Reporter:
     `sleep` is `null` here; the time is added by whoever knows how long (`Sleep`). Raises ReporterError when
     there is no such reporter.
     """
-    shipped: dict[str, type[Null] | type[Discard]] = {"null": Null, "sleep": Null, "discard": Discard}
+    shipped: dict[str, type[Null | Discard]] = {"null": Null, "sleep": Null, "discard": Discard}
     if name in shipped:
         return shipped[name]()
     module_name, colon, class_name = name.partition(":")
