@@ -24,7 +24,6 @@ from pagealloc.errors import (
     RamError,
     UnalignedPfn,
     WrongOrder,
-    WrongZone,
 )
 from pagealloc.gfp import (
     GFP_ATOMIC,
@@ -78,7 +77,6 @@ __all__ = [
     "Sync",
     "UnalignedPfn",
     "WrongOrder",
-    "WrongZone",
     "Zone",
     "ZoneSpec",
     "validate",

@@ -43,15 +43,9 @@ class UnalignedPfn(BadPage):
 
 
 class ForeignPfn(BadPage):
-    """The pfn belongs to no zone of this memory."""
+    """The pfn belongs to no zone of this memory, or not to the zone that was asked."""
 
     problem = "foreign pfn"
-
-
-class WrongZone(BadPage):
-    """The page belongs to another zone of this memory."""
-
-    problem = "wrong zone"
 
 
 class PageInFlight(BadPage):
