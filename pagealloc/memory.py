@@ -79,6 +79,8 @@ class Memory:
     operating system refuses the memory.
     """
 
+    zone_class: type[Zone] = Zone  # what a memory is made of; instruments put their own in its place
+
     def __init__(
         self,
         specs: Sequence[ZoneSpec],
@@ -96,7 +98,7 @@ class Memory:
         self.sync: Sync = sync if sync is not None else RealSync()
         self.zones: list[Zone] = []
         for name, node, start_pfn, nr_pages in _place(specs, self.layout):
-            zone = Zone(
+            zone = self.zone_class(
                 name,
                 start_pfn,
                 nr_pages,

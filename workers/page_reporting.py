@@ -154,7 +154,7 @@ def no_trace(event: str, fields: dict[str, object]) -> None:
     del event, fields
 
 
-class _Registration:
+class Registration:
     """One stay of a device: its state and its work, new with every `register`."""
 
     __slots__ = ("capacity", "device", "order", "state", "work")
@@ -191,9 +191,9 @@ class PageReporting:
         self._sync = sync
         self._workqueue = workqueue
         self._mutex = sync.mutex("page_reporting_mutex")
-        self._registered: _Registration | None = None  # pr_dev_info
-        self._leaving: _Registration | None = None
-        self._running: _Registration | None = None
+        self._registered: Registration | None = None  # pr_dev_info
+        self._leaving: Registration | None = None
+        self._running: Registration | None = None
         self._alloc_scatterlist = alloc_scatterlist
         self._trace = trace
 
@@ -215,7 +215,7 @@ class PageReporting:
             order = device.order or layout.pageblock_order
             if not 0 < order < layout.nr_orders:
                 raise ValueError(f"order is {device.order}, expected 0 .. {layout.top_order}")
-            registration = _Registration(device, order, self._sync, lambda: self.process(registration))
+            registration = Registration(device, order, self._sync, lambda: self.process(registration))
             self.request(registration)
             self._registered = registration
             for zone in self.zones:  # the static key: from here on frees of this order notify
@@ -281,7 +281,7 @@ class PageReporting:
         if registration is not None:
             self.request(registration)
 
-    def request(self, registration: _Registration) -> None:
+    def request(self, registration: Registration) -> None:
         """Make sure that a pass begins after this moment (`__page_reporting_request`, L1)."""
         if registration.state.load() == PAGE_REPORTING_REQUESTED:
             return
@@ -291,7 +291,7 @@ class PageReporting:
 
     # -- the worker --------------------------------------------------------------------------------------
 
-    def process(self, registration: _Registration) -> None:
+    def process(self, registration: Registration) -> None:
         """Make one pass over all zones (`page_reporting_process`)."""
         self._running = registration
         self.stats.passes += 1
@@ -311,7 +311,7 @@ class PageReporting:
             self._running = None
             self._trace("page_reporting_process", {"phase": "end", "pass": self.stats.passes})
 
-    def process_zone(self, registration: _Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
+    def process_zone(self, registration: Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
         """Report the zone's blocks from the smallest order up; returns the reporter's error, if any.
 
         A zone is skipped unless a whole batch of the smallest order can be in flight while more than the
@@ -339,7 +339,7 @@ class PageReporting:
         return error
 
     def cycle(
-        self, registration: _Registration, zone: Zone, order: int, migratetype: int, sgl: Scatterlist
+        self, registration: Registration, zone: Zone, order: int, migratetype: int, sgl: Scatterlist
     ) -> Exception | None:
         """Visit one free list: fill the scatterlist, report when it is full, drain, and go on.
 
@@ -410,7 +410,7 @@ class PageReporting:
                 zone.set_reported(block.pfn)
         sgl.reset()
 
-    def _report(self, registration: _Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
+    def _report(self, registration: Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
         """Call the reporter with the scatterlist's blocks, no lock held; returns what it raised, if anything."""
         batch = sgl.batch()
         number = self.stats.batches + 1

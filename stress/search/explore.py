@@ -1,0 +1,161 @@
+"""Many executions of one scenario: searched, and the first that fails is shrunk.
+
+Executions know nothing of each other but what pays: which zone states were validated, and in which order
+lock classes were taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pagealloc.policy import PRESETS, Policy
+from pagealloc.sync_real import RealSync
+from stress.mutants import planted
+from stress.search.kit import Kit
+from stress.search.lockdep import Lockdep
+from stress.search.scenarios import SCENARIOS, Body
+from stress.search.strategy import Portfolio, Replay, Strategy
+from stress.search.world import Abandoned, Chooser, Observer, ScheduleError, Violation, World
+from workers.page_reporting import Reporter
+
+SOUND_MAX = 200_000  # zone states remembered as validated; more cost memory and save little
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An execution that broke an invariant: what, and the schedule that does it again."""
+
+    scenario: str
+    preset: str
+    mutant: str | None
+    invariant: str
+    text: str
+    schedule: list[int]
+    switches: int
+
+
+@dataclass(slots=True)
+class Result:
+    """What a search came to."""
+
+    scenario: str
+    executions: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    distinct: int = 0
+    complete: bool = False
+    covered: str = ""
+    found_by: str = ""
+    failure: Failure | None = None
+    first_switches: int = 0
+    histories: set[int] = field(default_factory=set, repr=False)
+
+
+class Program:
+    """A scenario bound to a policy, to be executed again and again."""
+
+    def __init__(self, name: str, body: Body, policy: Policy, reporter: type[Reporter] | None = None) -> None:
+        self.name = name
+        self.policy = policy
+        self.reporter = reporter
+        self._body = body
+        self._lockdep = Lockdep()
+        self._sound: set[object] = set()
+
+    def execute(self, chooser: Chooser, observer: Observer | None = None) -> World:
+        """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
+        world = World(chooser)
+        world.observer = observer
+        self._lockdep.begin()
+        if len(self._sound) > SOUND_MAX:
+            self._sound.clear()
+        kit = Kit(world, self.policy, self._lockdep, self._sound)
+        if self.reporter is not None:
+            kit.reporter = self.reporter()
+        try:
+            world.run(lambda: self._body(kit))
+        except ScheduleError:
+            raise
+        except (Abandoned, Violation):
+            pass
+        except Exception as error:
+            # An assertion or an exception of the product is a finding like any other.
+            world.failure = Violation("exception", f"{type(error).__name__}: {error}")
+        return world
+
+
+def program(scenario: str, preset: str, reporter: type[Reporter] | None = None) -> Program:
+    """Bind a scenario to a preset. Raises KeyError for unknown names."""
+    return Program(scenario, SCENARIOS[scenario].body, PRESETS[preset], reporter)
+
+
+def explore(subject: Program, strategy: Strategy, executions: int, mutant: str | None = None) -> Result:
+    """Execute up to `executions` schedules; stops at the first violation and shrinks it."""
+    sync = RealSync()
+    result = Result(subject.name)
+    begin_s = sync.monotonic()
+    with planted(mutant):
+        while result.executions < executions:
+            chooser = strategy.begin()
+            if chooser is None:
+                break
+            world = subject.execute(chooser)
+            strategy.end(world)
+            result.executions += 1
+            result.steps += world.steps
+            if isinstance(world.failure, Violation):
+                result.found_by = strategy.found_by if isinstance(strategy, Portfolio) else strategy.name
+                result.first_switches = world.switches
+                result.failure = shrink(subject, world, mutant)
+                break
+            if world.failure is None:
+                result.histories.add(world.history)
+    result.seconds = sync.monotonic() - begin_s
+    result.distinct = len(result.histories)
+    result.complete = strategy.complete
+    result.covered = strategy.covered()
+    return result
+
+
+def shrink(subject: Program, world: World, mutant: str | None) -> Failure:
+    """Make a failing schedule as simple as possible: fewest switches first, then fewest entries.
+
+    Ranges of entries are cut out or replaced by "go on as you are", from large to small, as long as the same
+    invariant still breaks.
+    """
+    assert isinstance(world.failure, Violation)
+    best, best_world = world.schedule, world
+    invariant = world.failure.invariant
+    improved = True
+    while improved:
+        improved = False
+        size = max(1, len(best) // 2)
+        while size >= 1:
+            at = 0
+            while at < len(best):
+                candidate = best[:at] + best[at + size :]
+                shorter = subject.execute(Replay(candidate, strict=False))
+                if _simpler(shorter, best_world, invariant):
+                    best, best_world = shorter.schedule, shorter
+                    improved = True
+                else:
+                    at += size
+            size //= 2
+    failure = best_world.failure
+    assert isinstance(failure, Violation)
+    return Failure(
+        subject.name,
+        subject.policy.name,
+        mutant,
+        failure.invariant,
+        failure.text,
+        best_world.schedule,
+        best_world.switches,
+    )
+
+
+def _simpler(world: World, than: World, invariant: str) -> bool:
+    failure = world.failure
+    if not isinstance(failure, Violation) or failure.invariant != invariant:
+        return False
+    return (world.switches, len(world.schedule)) < (than.switches, len(than.schedule))

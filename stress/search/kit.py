@@ -1,0 +1,209 @@
+"""What a scenario is made of: a small watched machine in a controlled world.
+
+A scenario is a function of a `Kit`. It builds a machine, starts a few tasks, and ends with `kit.rest()`,
+which waits until nothing moves and judges what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pagealloc.memory import ZoneSpec
+from pagealloc.mmzone import Layout
+from pagealloc.policy import Policy
+from pagealloc.zone import Zone
+from stress.search.controlled import ControlledSync, ControlledThread
+from stress.search.lockdep import Lockdep
+from stress.search.oracle import Oracle, WatchedMemory, WatchedReporting, WatchedZone
+from stress.search.world import World
+from workers.page_reporting import (
+    Batch,
+    PageReportingDevice,
+    Reporter,
+    Scatterlist,
+)
+from workers.workqueue import Workqueue
+
+LAYOUT = Layout(nr_orders=5, pageblock_order=3)
+DELAY_S = 2.0
+
+
+class HostError(Exception):
+    """The host refused a batch."""
+
+
+class Host:
+    """The device of a scenario: every call is judged, may fail by choice, and may take time.
+
+    `during` is called while the batch is in flight, with no lock held.
+    """
+
+    def __init__(self, kit: Kit) -> None:
+        self.kit = kit
+        self.may_fail = False
+        self.fail_calls: set[int] = set()
+        self.sleeps_s = 0.0
+        self.capacity = 2
+        self.order = LAYOUT.pageblock_order
+        self.during: Callable[[Zone, Batch], None] | None = None
+        self.inner: Reporter | None = None
+        self.batches: list[list[tuple[int, int]]] = []
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        oracle, sync = self.kit.oracle, self.kit.sync
+        oracle.report_begins(zone, batch, self.capacity, self.order)
+        self.batches.append([(block.pfn, block.order) for block in batch])
+        number = len(self.batches)
+        if self.during is not None:
+            self.during(zone, batch)
+        if self.sleeps_s:
+            sync.sleep(self.sleeps_s)
+        else:
+            self.kit.tick()
+        if self.inner is not None:
+            self.inner.report(zone, batch)
+        oracle.nobody_owns(batch)
+        oracle.expect(
+            not oracle.retired, "S22", lambda: "the reporter still runs after unregister has returned"
+        )
+        if number in self.fail_calls or (self.may_fail and sync.world.draw(2)):
+            oracle.errors += 1
+            raise HostError(f"batch {number} is refused")
+        oracle.report_succeeded(zone, batch)
+
+
+class Kit:
+    """The machine of one execution."""
+
+    def __init__(self, world: World, policy: Policy, lockdep: Lockdep, sound: set[object]) -> None:
+        self.world = world
+        self.policy = policy
+        self.sync = ControlledSync(world, lockdep)
+        self.oracle = Oracle(self.sync, sound)
+        self.host = Host(self)
+        self.memory: WatchedMemory
+        self.zones: Sequence[Zone]
+        self.workqueue: Workqueue
+        self.reporting: WatchedReporting
+        self.device: PageReportingDevice
+        self.reporter: Reporter | None = None  # a user's own, in the host's place
+        self.scatterlists_fail = False
+        self._threads: list[ControlledThread] = []
+        self._clock = self.sync.event("tick")
+
+    def build(
+        self,
+        *zones: tuple[str, int],
+        capacity: int = 2,
+        order: int = 0,
+        marks: tuple[int, int, int] = (0, 0, 0),
+        page_sets: bool = False,
+        layout: Layout = LAYOUT,
+        delay_s: float = DELAY_S,
+        boost_factor: int = 0,
+    ) -> None:
+        """Build zones of (name, pages), with the same marks, and the reporting core; nothing runs yet."""
+        self.memory = WatchedMemory(
+            [ZoneSpec(name, pages) for name, pages in zones or (("Normal", 64),)],
+            layout=layout,
+            policy=self.policy,
+            sync=self.sync,
+            ram=None,
+            page_sets=page_sets,
+            watermark_boost_factor=boost_factor,
+        )
+        self.zones = self.memory.zones
+        for zone in self.zones:
+            assert isinstance(zone, WatchedZone)
+            zone.oracle = self.oracle
+            self.oracle.watch(zone)
+            zone.set_watermarks(*marks)
+        self.host.capacity = capacity
+        self.host.order = order or layout.pageblock_order
+        self.host.inner = self.reporter
+        self.workqueue = Workqueue(self.sync, "worker")
+        self.reporting = WatchedReporting(
+            self.oracle,
+            self.zones,
+            self.policy,
+            self.sync,
+            self.workqueue,
+            delay_s=delay_s,
+            alloc_scatterlist=self._alloc_scatterlist,
+        )
+        self.device = PageReportingDevice(self.host, order=order, capacity=capacity, name="host")
+
+    def start(self) -> None:
+        """Start the worker and register the device: the first pass is on its way."""
+        self.workqueue.start()
+        self.reporting.register(self.device)
+
+    def spawn(self, name: str, *steps: Callable[[], object]) -> ControlledThread:
+        """Start a task that does `steps` one after the other."""
+
+        def target() -> None:
+            for step in steps:
+                step()
+
+        thread = self.sync.spawn(name, target)
+        self._threads.append(thread)
+        return thread
+
+    def tick(self) -> None:
+        """Let others run here."""
+        self.world.point("tick", self._clock)
+
+    def alloc(self, order: int, migratetype: int = 1, zone: int = 0) -> int:
+        """Allocate from a zone, past the page sets; the pfn or -1."""
+        return self.zones[zone].rmqueue_buddy(order, migratetype)
+
+    def free(self, pfn: int, order: int) -> None:
+        """Free to the zone, past the page sets; nothing for a pfn of -1."""
+        if pfn >= 0:
+            self.memory.zone_of(pfn).free_pages_ok(pfn, order)
+
+    def alloc_all(self, order: int, migratetype: int = 1, zone: int = 0) -> list[int]:
+        """Allocate until nothing is left."""
+        pfns = []
+        while (pfn := self.alloc(order, migratetype, zone)) >= 0:
+            pfns.append(pfn)
+        return pfns
+
+    def alloc_nearly_all(self, order: int, migratetype: int = 1, zone: int = 0) -> list[int]:
+        """Allocate until a quarter of a pageblock is left.
+
+        A zone is visited, and its last block taken, only when more than that stays free: those frames.
+        """
+        *pfns, last = self.alloc_all(order, migratetype, zone)
+        small = self.zones[zone].layout.pageblock_order - 1
+        self.zones[zone].claim_range(last, small)
+        self.free(last, small)
+        return pfns
+
+    def rest(self, *, all_reported: bool = True) -> None:
+        """Wait until nothing moves, judge, unregister, end the worker, and judge again."""
+        self.settle(all_reported=all_reported)
+        self.reporting.unregister(self.device)
+        self.oracle.retired = True
+        self.stop()
+
+    def settle(self, *, all_reported: bool = True) -> None:
+        """Wait until nothing moves, and judge."""
+        self.sync.await_idle()
+        for thread in self._threads:
+            thread.join()
+        if self.workqueue.failure is not None:
+            raise self.workqueue.failure
+        self.oracle.check_rest(self.reporting, all_reported=all_reported)
+
+    def stop(self) -> None:
+        """End the worker."""
+        self.workqueue.stop(10.0)
+        self.sync.await_idle()
+        for zone in self.zones:
+            self.oracle.check_zone(zone)
+
+    def _alloc_scatterlist(self, capacity: int) -> Scatterlist:
+        if self.scatterlists_fail:
+            raise MemoryError
+        return Scatterlist(capacity)

@@ -1,0 +1,317 @@
+"""A world in which one thread of control runs at a time, and a strategy says which.
+
+A task is a greenlet. It runs until it comes to a *point*: an operation on a primitive that other tasks can
+see. There the strategy picks among the tasks that could go on, and the world switches. Between two points a
+task runs alone, so the product needs no change and no lock is real.
+
+Time belongs to the schedule too. A task that sleeps, or waits with a timeout, can always be picked: picking
+it lets its timer fire, and the clock jumps to the deadline. Real threads can be late by any amount, so this
+allows exactly what they may do. A task that waits for quiet (`await_idle`) is picked only when nothing else
+can run.
+
+Every pick with more than one candidate, and every number drawn, is one entry of the *schedule*: a list of
+ints that replays the execution.
+
+**Which executions are the same?** Two schedules that differ only in the order of steps that cannot see each
+other's effects lead to the same state. Each step's hash covers its task's past, the past of the object that
+it operates on, and the past of the shared data; a step inside a lock counts as writing that data, any other
+as reading it, because the product peeks without locks. `history` sums the tasks' hashes: equal histories
+mean equal states, whatever order was taken (a Mazurkiewicz trace, fingerprinted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+STEPS_MAX = 5000  # of one execution; the scenarios need a few hundred
+
+
+class ScheduleError(BaseException):
+    """A recorded schedule does not fit this program."""
+
+
+class Abandoned(BaseException):
+    """A chooser gives this execution up: what follows was seen before."""
+
+
+class Violation(BaseException):
+    """An invariant does not hold; `invariant` is its name (S1 .. S26, L1 .. L8, deadlock, livelock).
+
+    No Exception: the product, which outlives a reporter that raises, must not outlive this.
+    """
+
+    def __init__(self, invariant: str, text: str) -> None:
+        super().__init__(f"{invariant}: {text}")
+        self.invariant = invariant
+        self.text = text
+
+
+class Chooser(Protocol):
+    """Whoever makes the choices of one execution."""
+
+    def pick(self, world: World, candidates: list[Task], current: Task | None) -> int:
+        """Return the position of the task to run next; `current` is None if it cannot go on."""
+        ...
+
+    def draw(self, world: World, n: int) -> int:
+        """Return a number of 0 .. n - 1."""
+        ...
+
+
+class Task:
+    """One coroutine. `waits_for` names what it cannot go on without; `deadline_s` is its timer."""
+
+    __slots__ = (
+        "deadline_s",
+        "done",
+        "greenlet",
+        "history",
+        "locks_held",
+        "name",
+        "number",
+        "op",
+        "timed_out",
+        "wait_is_quiet",
+        "waits_for",
+    )
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = name
+        self.greenlet: greenlet
+        self.done = False
+        self.waits_for: object | None = None
+        self.wait_is_quiet = False
+        self.deadline_s: float | None = None
+        self.timed_out = False
+        self.locks_held = 0
+        self.op: tuple[str, object] = ("start", None)
+        self.history = hash((number, name))
+
+
+Observer = Callable[[Task, str, object], None]
+
+
+class World:
+    """One execution: tasks, a clock and a schedule."""
+
+    def __init__(self, chooser: Chooser) -> None:
+        self.tasks: list[Task] = []
+        self.current: Task
+        self.now_s = 0.0
+        self.schedule: list[int] = []
+        self.steps = 0
+        self.preemptions = 0
+        self.switches = 0
+        self.history = 0  # sum of the tasks' histories: see the module's text
+        self.aborting = False
+        self.failure: BaseException | None = None
+        self.observer: Observer | None = None
+        self._chooser = chooser
+        self._hub = getcurrent()
+        self._data_history = 0
+        self._data_readers = 0
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    def run(self, main: Callable[[], None]) -> None:
+        """Run `main` as the first task until every task has ended.
+
+        Raises what a task raised, or Violation for a deadlock or an execution without end.
+        """
+        self.current = self.spawn("main", main)
+        while self.failure is None:
+            candidates = self._candidates()
+            if not candidates:
+                break
+            try:
+                self._switch_to(self._pick(candidates, None))
+            except GreenletExit:
+                break
+        alive = [task for task in self.tasks if not task.done]
+        if self.failure is None and alive:
+            self.failure = Violation("deadlock", self._describe_waits(alive))
+        self._unwind()
+        if self.failure is not None:
+            raise self.failure
+
+    def spawn(self, name: str, target: Callable[[], None]) -> Task:
+        """Add a task that can be picked from now on."""
+        task = Task(len(self.tasks), name)
+        task.greenlet = greenlet(lambda: self._body(task, target), parent=self._hub)
+        self.tasks.append(task)
+        self.history += task.history
+        return task
+
+    def _body(self, task: Task, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except GreenletExit:
+            pass
+        except BaseException as failure:
+            if self.failure is None and not self.aborting:
+                self.failure = failure
+        task.done = True
+        for other in self.tasks:
+            if other.waits_for is task:
+                other.waits_for = None
+
+    def _unwind(self) -> None:
+        """End every task that is left, so that an execution leaves nothing behind."""
+        self.aborting = True
+        for task in self.tasks:
+            if not task.done:
+                self.current = task
+                task.greenlet.throw(GreenletExit)
+                task.done = True
+
+    # -- what primitives call ----------------------------------------------------------------------------
+
+    def point(self, op: str, subject: Subject) -> None:
+        """Come to a choice point before doing `op` on `subject`; others may run first."""
+        if self.aborting:
+            return
+        task = self.current
+        task.op = (op, subject)
+        candidates = self._candidates()
+        if len(candidates) > 1:
+            chosen = self._pick(candidates, task)
+            if chosen is not task:
+                self.preemptions += 1
+                self._switch_to(chosen)
+        self.step(task, op, subject)
+
+    def block(
+        self, subject: Subject, op: str, timeout_s: float | None = None, *, quiet: bool = False
+    ) -> bool:
+        """Stay until `wake` names the subject, or until the timer is picked; False for the timer."""
+        if self.aborting:
+            raise GreenletExit
+        task = self.current
+        task.op = (op, subject)
+        task.waits_for = subject
+        task.wait_is_quiet = quiet
+        task.deadline_s = None if timeout_s is None else self.now_s + max(0.0, timeout_s)
+        task.timed_out = False
+        candidates = self._candidates()
+        if not candidates:
+            self._hub.switch()
+        else:
+            chosen = self._pick(candidates, None)
+            if chosen is not task:
+                self._switch_to(chosen)
+        task.deadline_s = None
+        task.waits_for = None
+        task.wait_is_quiet = False
+        self.step(task, "timeout" if task.timed_out else "wake", subject)
+        return not task.timed_out
+
+    def wake(self, subject: object) -> None:
+        """Let every task that waits for `subject` be picked; who comes first is a choice."""
+        for task in self.tasks:
+            if task.waits_for is subject:
+                task.waits_for = None
+
+    def draw(self, n: int) -> int:
+        """Let the chooser draw from 0 .. n - 1: one more entry of the schedule."""
+        if n == 1 or self.aborting:
+            return 0
+        try:
+            value = self._chooser.draw(self, n)
+        except (Abandoned, ScheduleError) as failure:
+            self.end(failure)
+        self.schedule.append(value)
+        task = self.current
+        self._note(task, hash((task.history, "draw", value)))
+        return value
+
+    def fail(self, invariant: str, text: str) -> NoReturn:
+        """End the execution: an invariant does not hold."""
+        self.end(Violation(invariant, text))
+
+    def end(self, failure: BaseException) -> NoReturn:
+        """End the execution at once; every task is unwound without running on."""
+        if self.failure is None:
+            self.failure = failure
+        self.aborting = True
+        raise GreenletExit
+
+    # -- choosing and switching --------------------------------------------------------------------------
+
+    def _candidates(self) -> list[Task]:
+        ready = [
+            task
+            for task in self.tasks
+            if not task.done
+            and (task.waits_for is None or task.deadline_s is not None)
+            and not task.wait_is_quiet
+        ]
+        return ready or [task for task in self.tasks if task.wait_is_quiet and not task.done]
+
+    def _pick(self, candidates: list[Task], current: Task | None) -> Task:
+        if len(candidates) == 1:
+            chosen = candidates[0]
+        else:
+            try:
+                at = self._chooser.pick(self, candidates, current)
+            except (Abandoned, ScheduleError) as failure:
+                self.end(failure)
+            self.schedule.append(at)
+            chosen = candidates[at]
+        if chosen.waits_for is not None and chosen.deadline_s is not None:
+            chosen.timed_out = True
+            self.now_s = max(self.now_s, chosen.deadline_s)
+        return chosen
+
+    def _switch_to(self, task: Task) -> None:
+        self.switches += 1
+        self.current = task
+        task.greenlet.switch()
+        if self.aborting:
+            raise GreenletExit
+
+    def step(self, task: Task, op: str, subject: Subject) -> None:
+        """Account for a step that is about to happen, and judge the execution's length."""
+        self.current = task
+        self.steps += 1
+        if self.steps > STEPS_MAX:
+            self.fail("livelock", f"{STEPS_MAX} steps and no end; {task.name} is at {op} {subject}")
+        if self.observer is not None:
+            self.observer(task, op, subject)
+        history = hash((task.history, op, subject.history, self._data_history))
+        if task.locks_held:
+            self._data_history = hash((self._data_history, self._data_readers, history))
+            self._data_readers = 0
+        else:
+            self._data_readers += history
+        subject.history = history
+        self._note(task, history)
+
+    def _note(self, task: Task, history: int) -> None:
+        self.history += history - task.history
+        task.history = history
+
+    def _describe_waits(self, alive: list[Task]) -> str:
+        waits = []
+        for task in alive:
+            op, subject = task.op
+            holder = getattr(subject, "owner", None)
+            held = f" (held by {holder.name})" if isinstance(holder, Task) else ""
+            waits.append(f"{task.name} waits for ever at {op} {subject}{held}")
+        return "; ".join(waits)
+
+
+class Subject:
+    """Something that tasks operate on; its history is that of the operations so far."""
+
+    __slots__ = ("history", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.history = hash(name)
+
+    def __str__(self) -> str:
+        return self.name
