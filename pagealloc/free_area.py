@@ -131,6 +131,14 @@ class FreeArea:
             yield index
             index = self._next[index]
 
+    def list_anchor(self, order: int, migratetype: int) -> int:
+        """Return where a list's ring is held, for whoever checks the links."""
+        return self._anchors[order * MIGRATE_TYPES + migratetype]
+
+    def list_links(self, index: int) -> tuple[int, int]:
+        """Return the links (next, previous) of an entry or an anchor."""
+        return self._next[index], self._prev[index]
+
     def list_next(self, order: int, migratetype: int, index: int) -> int:
         """Return the index of the entry behind `index`, or -1 at the list's end."""
         after = self._next[index]

@@ -69,6 +69,8 @@ class ZoneSpec:
             raise ValueError(f"zone name {self.name!r}, expected one of {', '.join(ZONE_NAMES)}")
         if self.nr_pages < 1:
             raise ValueError(f"zone {self.name} has {self.nr_pages} pages, expected 1 or more")
+        if self.start_pfn is not None and self.start_pfn < 0:
+            raise ValueError(f"zone {self.name} begins at pfn {self.start_pfn}, expected 0 or more")
 
 
 class Memory:
@@ -267,9 +269,13 @@ class Memory:
     # -- memory and looking --------------------------------------------------------------------------
 
     def view(self, pfn: int, order: int = 0) -> memoryview:
-        """Return the writable bytes of an allocated block. Raises ValueError in a memory without RAM."""
+        """Return the writable bytes of a block; its owner may use them until the block is freed.
+
+        Raises ValueError in a memory without RAM, and BadPage for what is no block of one zone.
+        """
         if self.ram is None:
             raise ValueError("this memory was built without RAM, so its pages have no bytes")
+        self.zone_of(pfn, order).check_range(pfn, order)
         return self.ram.view(pfn, order)
 
     def nr_pages(self) -> int:

@@ -25,7 +25,7 @@ from pagealloc.mmzone import (
     WMARK_HIGH,
     Layout,
 )
-from pagealloc.page_flags import BUDDY, KIND_MASK, LRU, ORDER_MASK, TAIL
+from pagealloc.page_flags import BUDDY, KIND_MASK, LRU, ORDER_MASK
 from pagealloc.policy import Policy
 
 FALLBACKS = {
@@ -176,9 +176,8 @@ class Mobility(Buddy):
         state = self.state
         moved = movable = 0
         while start < end:
+            # A frame inside a block larger than the pageblock has order 0 here, and is passed over.
             kind, order = state[start] & KIND_MASK, state[start] & ORDER_MASK
-            if kind == TAIL:
-                break  # inside a block larger than the pageblock: nothing here can be moved by itself
             if kind == BUDDY:
                 self.move_to_free_list(start, order, migratetype)
                 moved += 1 << order

@@ -69,60 +69,69 @@ class Ram:
         try:
             if kind == "anonymous":
                 flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-                self._mmap = mmap.mmap(-1, self.nr_bytes, flags=flags)
+                mapping = mmap.mmap(-1, self.nr_bytes, flags=flags)
             elif kind == "memfd":
                 self.fd = os.memfd_create("pagealloc", os.MFD_CLOEXEC)
                 os.ftruncate(self.fd, self.nr_bytes)
-                self._mmap = mmap.mmap(self.fd, self.nr_bytes, flags=mmap.MAP_SHARED | MAP_NORESERVE)
+                mapping = mmap.mmap(self.fd, self.nr_bytes, flags=mmap.MAP_SHARED | MAP_NORESERVE)
             else:
                 raise ValueError(f"RAM kind {kind!r}, expected 'anonymous' or 'memfd'")
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             if self.fd >= 0:
                 os.close(self.fd)
-            raise RamError(f"no {kind} mapping of {self.nr_bytes} bytes: {error.strerror}") from error
-        self.memory = memoryview(self._mmap)
-        self._words = self.memory.cast("Q")
-        anchor = ctypes.c_char.from_buffer(self._mmap)
+            raise RamError(f"no {kind} mapping of {self.nr_bytes} bytes: {error}") from error
+        self._mmap: mmap.mmap | None = mapping
+        anchor = ctypes.c_char.from_buffer(mapping)
         self.address = ctypes.addressof(anchor)
-        del anchor  # it would keep the mapping from being closed
+        del anchor  # it would count as an export for ever
 
     def close(self) -> None:
-        """Return everything. Raises BufferError while somebody still holds a view of a page."""
-        self._words.release()
-        self.memory.release()
-        self._mmap.close()
+        """Give everything back. The address range goes when the last view of a page does."""
+        if self.nr_bytes:
+            self.discard(0, self.nr_bytes)
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        self.nr_bytes = 0
+        self._mmap = None
 
     def offset(self, pfn: int) -> int:
         """Return where a page begins, in bytes from the start of the mapping (and of the memfd)."""
         return (pfn - self.start_pfn) << PAGE_SHIFT
 
     def view(self, pfn: int, order: int = 0) -> memoryview:
-        """Return the writable bytes of a block."""
-        start = self.offset(pfn)
-        return self.memory[start : start + (PAGE_SIZE << order)]
+        """Return the writable bytes of a block. Raises RamError when it is not within this memory."""
+        offset, nr_bytes = self.offset(pfn), PAGE_SIZE << order
+        return self._span(offset, nr_bytes)
+
+    @property
+    def memory(self) -> memoryview:
+        """All bytes."""
+        return self._span(0, self.nr_bytes)
+
+    def _span(self, offset: int, nr_bytes: int) -> memoryview:
+        self._check_within(offset, nr_bytes)
+        span = (ctypes.c_ubyte * nr_bytes).from_address(self.address + offset)
+        span.owner = self._mmap  # type: ignore[attr-defined]  # keeps the mapping as long as the view lives
+        return memoryview(span).cast("B")
 
     def page_words(self, pfn: int, order: int) -> memoryview:
         """Return the first eight bytes of every page of a block, as a strided view of unsigned 64-bit words."""
-        start = self.offset(pfn) >> 3
-        return self._words[start : start + (PAGE_SIZE >> 3 << order) : PAGE_SIZE >> 3]
+        return self.view(pfn, order).cast("Q")[:: PAGE_SIZE >> 3]
 
     def zero(self, pfn: int, order: int) -> None:
         """Write zeroes over a block."""
-        start, length = self.offset(pfn), PAGE_SIZE << order
-        for at in range(start, start + length, WRITE_CHUNK_BYTES):
-            behind = min(at + WRITE_CHUNK_BYTES, start + length)
-            self.memory[at:behind] = _ZEROES[: behind - at]
+        view = self.view(pfn, order)
+        for at in range(0, len(view), WRITE_CHUNK_BYTES):
+            behind = min(at + WRITE_CHUNK_BYTES, len(view))
+            view[at:behind] = _ZEROES[: behind - at]
 
     def discard(self, offset: int, nr_bytes: int) -> None:
         """Give a range back to the operating system; it reads as zeroes afterwards.
 
         Other threads run meanwhile. Raises RamError when the operating system refuses.
         """
-        if offset < 0 or nr_bytes <= 0 or offset + nr_bytes > self.nr_bytes:
-            raise RamError(f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM")
+        self._check_within(offset, nr_bytes)
         if self.fd >= 0:
             mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
             assert _fallocate is not None
@@ -131,6 +140,10 @@ class Ram:
             assert _madvise is not None
             result = _madvise(self.address + offset, nr_bytes, mmap.MADV_DONTNEED)
             _check(result, f"madvise(MADV_DONTNEED) at {offset:#x}")
+
+    def _check_within(self, offset: int, nr_bytes: int) -> None:
+        if offset < 0 or nr_bytes <= 0 or offset + nr_bytes > self.nr_bytes:
+            raise RamError(f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM")
 
     def resident_bytes(self) -> int:
         """Ask the operating system how much of this memory it holds (`st_blocks`, or `mincore`)."""

@@ -6,6 +6,7 @@ without the lock, which changes what a block is, never where it lies, so a walk 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES
@@ -101,16 +102,15 @@ def _walk_lists(zone: Zone, census: Census, heads: dict[int, int]) -> None:
     for order in range(zone.layout.nr_orders):
         blocks = reported = 0
         for migratetype in range(MIGRATE_TYPES):
-            for index in zone.free_list(order, migratetype):
+            for index in _entries(zone, census, order, migratetype):
                 blocks += 1
                 pages += (1 << order) if migratetype != MIGRATE_ISOLATE else 0
                 reported += bool(zone.state[index] & REPORTED)
-                where = f"pfn {zone.base_pfn + index:#x} on list {order}.{migratetype} of zone {zone.name}"
                 if unlisted.pop(index, None) != order:
-                    census.problem(f"{where} is {describe(zone.state[index])}, or listed twice (S1)")
-                if blocks > len(heads):
-                    census.problem(f"{where}: the list does not end (S4)")
-                    break
+                    where = (
+                        f"pfn {zone.base_pfn + index:#x} on list {order}.{migratetype} of zone {zone.name}"
+                    )
+                    census.problem(f"{where} is {describe(zone.state[index])} (S1)")
         if blocks != zone.nr_free[order]:
             census.problem(
                 f"zone {zone.name} counts {zone.nr_free[order]} free blocks of order {order}, "
@@ -127,3 +127,26 @@ def _walk_lists(zone: Zone, census: Census, heads: dict[int, int]) -> None:
         census.problem(
             f"zone {zone.name} counts {zone.nr_free_pages} free pages, its lists hold {pages} (S5)"
         )
+
+
+def _entries(zone: Zone, census: Census, order: int, migratetype: int) -> Iterator[int]:
+    """Yield a list's entries as far as its links can be trusted.
+
+    Links that agree both ways form one ring through the anchor: no entry is met twice, and the walk ends.
+    """
+    nr_frames = len(zone.state)
+    anchor = before = zone.list_anchor(order, migratetype)
+    index = zone.list_links(anchor)[0]
+    while index != anchor:
+        where = f"list {order}.{migratetype} of zone {zone.name}"
+        if index >= nr_frames:
+            census.problem(f"{where} runs into another list (S4)")
+            return
+        after, back = zone.list_links(index)
+        if back != before:
+            census.problem(f"{where} is broken at pfn {zone.base_pfn + index:#x}: its links disagree (S4)")
+            return
+        yield index
+        before, index = index, after
+    if zone.list_links(anchor)[1] != before:
+        census.problem(f"list {order}.{migratetype} of zone {zone.name} is broken at its tail (S4)")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from pagealloc.errors import (
     BadPage,
+    CorruptPageSet,
     DoubleFree,
     ForeignPfn,
     NotAllocated,
@@ -209,17 +210,24 @@ class Zone(Mobility):
     def free_pcppages_bulk(self, pfns: list[int], order: int) -> None:
         """Return blocks from a page set to the lists under one hold. Takes the zone lock.
 
-        The migratetype is the pageblock's at this moment; a retag while the page rested is honoured.
+        The migratetype is the pageblock's at this moment; a retag while the page rested is honoured. Raises
+        CorruptPageSet, when all others are back, for a block that was not resting: two threads freed it at
+        the same time.
         """
+        corrupt: BadPage | None = None
         self.lock.acquire()
         try:
             for pfn in pfns:
                 index = pfn - self.base_pfn
-                assert self.state[index] == ON_PAGE_SET | order, describe(self.state[index])
+                if self.state[index] != ON_PAGE_SET | order:
+                    corrupt = CorruptPageSet(pfn, order, self.describe_page(pfn), "free on a page set")
+                    continue
                 self.state[index] = TAIL
                 self.free_one_page(index, order, self.get_pageblock_migratetype(index), 0)
         finally:
             self.lock.release()
+        if corrupt is not None:
+            raise corrupt
 
     # -- what the caller may name ----------------------------------------------------------------------
 
@@ -262,6 +270,7 @@ class Zone(Mobility):
 
     def lru_add(self, pfn: int) -> None:
         """Mark an allocated block as being on an LRU list until it is freed. Takes the zone lock."""
+        self.check_range(pfn, 0)
         index = pfn - self.base_pfn
         self.lock.acquire()
         try:

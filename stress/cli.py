@@ -30,6 +30,12 @@ from stress.view import LineView, LiveView, View, print_summary
 from workers.page_reporting import Reporter, no_trace
 from workers.reporters import DEFAULT_SLEEP_S, ReporterError, load_reporter
 
+SEARCH_COMMANDS = {
+    "explore": "search the schedules of small scenarios for a race",
+    "replay": "execute a recorded failure again",
+    "mutants": "show that every planted fault is found",
+}
+
 EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT = 0, 1, 2
 
 
@@ -42,11 +48,20 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    arguments = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        arguments = build_parser(search=bool(words) and words[0] in SEARCH_COMMANDS).parse_args(words)
         status: int = arguments.command(arguments)
     except (BadArgument, ReporterError, RunDirectoryError, CorruptCase, RamError) as error:
         return complain(str(error))
+    except MemoryError:
+        return complain(
+            "no memory for the pages' own bookkeeping (17 bytes a page): expected smaller --zones"
+        )
+    except BrokenPipeError:
+        # Whoever read our output has left; there is nobody to tell the verdict.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
     return status
 
 
@@ -56,12 +71,30 @@ def complain(text: str) -> int:
     return EXIT_BAD_INPUT
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(*, search: bool) -> argparse.ArgumentParser:
+    """Build the parser; with `search`, the commands that need greenlet are more than a line of help."""
     parser = OneLineParser(prog="stress", description="Instruments for pagealloc.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     _add_run(commands)
     _add_golden(commands)
+    if search:
+        _add_search(commands)
+    else:
+        for name, about in SEARCH_COMMANDS.items():
+            commands.add_parser(name, help=about)
     return parser
+
+
+def _add_search(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    try:
+        from stress.search import command  # noqa: PLC0415 - greenlet would give a free-threaded run its GIL back
+    except ModuleNotFoundError as error:
+        if error.name != "greenlet":
+            raise
+        raise BadArgument("schedule search needs greenlet: pip install greenlet") from error
+    command.add_explore(commands)
+    command.add_replay(commands)
+    command.add_mutants(commands)
 
 
 # -- run -----------------------------------------------------------------------------------------------------
@@ -145,17 +178,21 @@ def command_run(arguments: argparse.Namespace) -> int:
     directory = _open_directory(arguments.run_dir, sync, params)
     summary = _watched_run(params, sync, reporter, directory, quiet=arguments.json)
     if directory is not None:
-        directory.finish(asdict(summary))
+        _finish_directory(directory, summary)
     if arguments.json:
         print(json.dumps(asdict(summary)))
     else:
-        console = Console()
-        if directory is not None:
-            summary.notes.append(f"run directory {directory.path}")
-            if directory.error is not None:
-                summary.notes.append(f"the log lacks {directory.lost_events} events: {directory.error}")
-        print_summary(console, summary, params.words())
+        print_summary(Console(), summary, params.words())
     return EXIT_SUCCESS if summary.verdict == "SUCCESS" else EXIT_FAILURE
+
+
+def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
+    """Write the summary; whatever the disk refuses is a note, never the end of the verdict."""
+    summary.notes.append(f"run directory {directory.path}")
+    try:
+        directory.finish(summary)
+    except RunDirectoryError as error:
+        summary.notes.append(f"no summary was kept: {error}")
 
 
 def _run_params(arguments: argparse.Namespace) -> RunParams:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import asdict, dataclass
 
@@ -10,9 +9,10 @@ from pagealloc.memory import ZoneSpec
 from pagealloc.mmzone import PAGE_SHIFT, ZONE_NAMES, Layout
 from pagealloc.policy import PRESETS
 from stress.mutants import MUTANTS
+from workers.page_reporting import CAPACITY_MAX
 
 ALLOCATORS_MAX = 1024
-CAPACITY_MAX = 1 << 16
+TIME_MAX_S = 1e8  # three years; threads cannot wait for much longer
 ZONE_BYTES_MAX = 1 << 46  # as much as x86-64 can address
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(KiB|MiB|GiB|TiB)")
@@ -52,14 +52,16 @@ class RunParams:
         _expect(
             "--allocators", self.allocators, 1 <= self.allocators <= ALLOCATORS_MAX, f"1 .. {ALLOCATORS_MAX}"
         )
-        _expect("--seconds", self.seconds, _finite(self.seconds) and self.seconds > 0, "more than 0")
-        _expect("--delay", self.delay, _finite(self.delay) and self.delay >= 0, "0 or more seconds")
+        _expect(
+            "--seconds", self.seconds, 0 < self.seconds <= TIME_MAX_S, f"more than 0, {TIME_MAX_S:g} at most"
+        )
+        _expect("--delay", self.delay, 0 <= self.delay <= TIME_MAX_S, f"0 .. {TIME_MAX_S:g} seconds")
         _expect("--order", self.order, 0 <= self.order <= top_order, f"0 .. {top_order}")
         _expect("--capacity", self.capacity, 1 <= self.capacity <= CAPACITY_MAX, f"1 .. {CAPACITY_MAX}")
         _expect("--preset", self.preset, self.preset in PRESETS, f"one of {', '.join(PRESETS)}")
         _expect("--ram", self.ram, self.ram in ("anonymous", "memfd"), "anonymous or memfd")
         shortest, longest = self.reporter_sleep_s
-        in_order = _finite(longest) and 0 <= shortest <= longest
+        in_order = 0 <= shortest <= longest <= TIME_MAX_S
         _expect("--reporter-sleep", f"{shortest}..{longest}", in_order, "S or S..T, with 0 <= S <= T")
         for name in ("fail", "delay", "lose"):
             rate: float = getattr(self, f"{name}_rate")
@@ -118,10 +120,6 @@ def _parse_zone(word: str) -> ZoneSpec:
         "--zones", word, whole, f"a size of whole pages of {page} bytes, {ZONE_BYTES_MAX >> 40} TiB at most"
     )
     return ZoneSpec(zone_name, nr_bytes >> PAGE_SHIFT, node=int(node) if colon else 0)
-
-
-def _finite(value: float) -> bool:
-    return math.isfinite(value)
 
 
 def _expect(name: str, value: object, holds: bool, expected: str) -> None:

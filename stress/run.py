@@ -43,6 +43,7 @@ QUOTA_SHARE = 0.85  # of all pages, shared out to the allocators
 ALLOCATOR_SEEDS = 10_007  # keeps the threads' streams apart for neighbouring seeds
 JOIN_TIMEOUT_S = 30.0
 STUCK_AFTER_S = 2.0  # beyond the time that a batch is known to take
+SETTLE_DELAY_MAX_S = 10.0  # a pass that is due later than this is not waited for
 SETTLE_INTERVAL_S = 0.05
 KNOCKS_IN_VAIN_MAX = 10
 SETTLE_PASSES_MAX = 64  # lists settle in 16 passes; a worker that goes on after four times that never ends
@@ -247,9 +248,12 @@ class StressRun:
         if alive:
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
             return alive
-        for allocator in self._allocators:
-            allocator.empty_inbox()  # what was handed over after its thread had left
-        self._memory.drain_all_pages()
+        try:
+            for allocator in self._allocators:
+                allocator.empty_inbox()  # what was handed over after its thread had left
+            self._memory.drain_all_pages()
+        except Exception as error:
+            self._violations.add(f"freeing what was left over failed: {type(error).__name__}: {error}")
         return alive
 
     def _settle(self) -> None:
@@ -270,7 +274,9 @@ class StressRun:
 
     def _await_idle(self) -> None:
         stats = self._reporting.stats
-        patience_s = self._params.delay + self._params.reporter_sleep_s[1] + STUCK_AFTER_S
+        patience_s = (
+            min(self._params.delay, SETTLE_DELAY_MAX_S) + self._params.reporter_sleep_s[1] + STUCK_AFTER_S
+        )
         passes_before = stats.passes
         progress, progress_s = (stats.passes, stats.batches), self._sync.monotonic()
         while not self._reporting.settled():

@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 from collections.abc import MutableMapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ import structlog
 
 from pagealloc.sync import Sync
 from pagealloc.sync_real import gil_enabled
+from stress.run import Summary
 
 EVENTS_FILE = "events.ndjson"
 SUMMARY_FILE = "summary.json"
@@ -94,16 +96,16 @@ class RunDirectory:
         finally:
             self._lock.release()
 
-    def finish(self, summary: dict[str, object]) -> None:
-        """Close the log and write the summary. Raises RunDirectoryError when that fails."""
+    def finish(self, summary: Summary) -> None:
+        """Close the log, note in the summary what it lacks, and write it. Raises RunDirectoryError."""
         try:
             self._file.close()
         except OSError as error:
             self.error = self.error or error.strerror
         if self.error is not None:
-            summary = {**summary, "lost_events": self.lost_events, "log_error": self.error}
+            summary.notes.append(f"the log lacks {self.lost_events} events or more: {self.error}")
         try:
-            self._write(SUMMARY_FILE, summary)
+            self._write(SUMMARY_FILE, asdict(summary))
         except OSError as error:
             raise RunDirectoryError(f"{self.path / SUMMARY_FILE}: {error.strerror}") from error
 

@@ -128,16 +128,18 @@ def _resident_bar(status: Status, width: int) -> Text:
 
 
 def _bar(parts: list[tuple[int, str, str]], width: int) -> Text:
-    """Draw parts of a whole as runs of letters; whatever is not zero gets one letter at least, if there is room."""
+    """Draw parts of a whole as runs of letters; whatever is not zero gets one cell at least.
+
+    The cells that rounding leaves over, or takes too many, are the largest part's.
+    """
     total = sum(size for size, _, _ in parts) or 1
+    cells = [max(1, size * width // total) if size else 0 for size, _, _ in parts]
+    largest = max(range(len(parts)), key=lambda at: parts[at][0])
+    if any(cells):
+        cells[largest] = max(1, cells[largest] + width - sum(cells))
     text = Text()
-    done = cells = 0
-    for size, style, letter in parts:
-        done += size
-        upto = max(round(done * width / total), min(width, cells + (1 if size else 0)))
-        text.append(letter * (upto - cells), style=style)
-        cells = max(cells, upto)
-    text.truncate(width)
+    for count, (_, style, letter) in zip(cells, parts, strict=True):
+        text.append(letter * count, style=style)
     return text
 
 

@@ -36,6 +36,7 @@ from pagealloc.zone import Zone
 from workers.workqueue import DelayedWork, Workqueue
 
 PAGE_REPORTING_CAPACITY = 32  # entries of a scatterlist
+CAPACITY_MAX = 1 << 16  # a batch is memory that nobody can allocate; the kernel's limit is 32
 PAGE_REPORTING_DELAY_S = 2.0
 PAGE_REPORTING_IDLE, PAGE_REPORTING_REQUESTED, PAGE_REPORTING_ACTIVE = range(3)
 STATE_NAMES = ("idle", "requested", "active")
@@ -94,8 +95,8 @@ class PageReportingDevice:
         capacity: int = PAGE_REPORTING_CAPACITY,
         name: str = "dev",
     ) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity is {capacity}, expected 1 or more entries")
+        if not 1 <= capacity <= CAPACITY_MAX:
+            raise ValueError(f"capacity is {capacity}, expected 1 .. {CAPACITY_MAX} entries")
         self.reporter = reporter
         self.order = order
         self.capacity = capacity
@@ -115,8 +116,9 @@ class Scatterlist:
         self.offset -= 1
         self.entries[self.offset] = block
 
-    def batch(self) -> list[Block]:
-        return [block for block in self.entries[self.offset :] if block is not None]
+    def batch(self) -> tuple[Block, ...]:
+        """Return the blocks in flight, in the order in which they are handed over and put back."""
+        return tuple(block for block in self.entries[self.offset :] if block is not None)
 
     def reset(self) -> None:
         self.offset = len(self.entries)

@@ -126,7 +126,7 @@ def load_reporter(name: str) -> Reporter:
     try:
         factory = getattr(importlib.import_module(module_name), class_name)
         reporter: Reporter = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module may want to leave; it is not asked
         raise ReporterError(f"reporter {name!r} cannot be made: {type(error).__name__}: {error}") from error
     if not callable(getattr(reporter, "report", None)):
         raise ReporterError(f"reporter {name!r} has no method report(zone, batch)")

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from pagealloc.sync import Local
+from pagealloc.sync import Local, Rng
+from pagealloc.sync_real import RealRng
 from stress.search.lockdep import Lockdep
 from stress.search.world import Subject, Task, World
 
@@ -88,6 +89,7 @@ class ControlledCondition(Subject):
 
     def wait(self, timeout_s: float | None = None, /) -> bool:
         world = self.world
+        self._expect_lock("wait for")
         self.lock.owner = None
         world.current.locks_held -= 1
         world.wake(self.lock)
@@ -101,7 +103,12 @@ class ControlledCondition(Subject):
         return notified
 
     def notify_all(self) -> None:
+        self._expect_lock("notify")
         self.world.wake(self)
+
+    def _expect_lock(self, what: str) -> None:
+        if not self.lock.held_by_current():
+            raise RuntimeError(f"{what} {self.name} without its lock")
 
 
 class ControlledEvent(Subject):
@@ -226,14 +233,18 @@ class ControlledRng:
         self._world = world
 
     def random(self) -> float:
-        return self._world.draw(RANDOM_STEPS) / RANDOM_STEPS
+        return (self._world.draw(RANDOM_STEPS) + 0.5) / RANDOM_STEPS
 
     def choose(self, n: int) -> int:
         return self._world.draw(n)
 
 
 class ControlledSync:
-    """The `Sync` of one execution. `lockdep` may be shared by many: it remembers orders, not locks."""
+    """The `Sync` of one execution.
+
+    With a `lockdep` the rules of locking are judged: their order, and that nobody sleeps with a spinlock held.
+    It may be shared by many executions: it remembers orders, not locks.
+    """
 
     def __init__(self, world: World, lockdep: Lockdep | None = None) -> None:
         self.world = world
@@ -277,7 +288,8 @@ class ControlledSync:
         return ControlledThread(self.world, task, subject)
 
     def sleep(self, seconds: float) -> None:
-        if any(lock.owner is self.world.current for lock in self.spinlocks):
+        held = any(lock.owner is self.world.current for lock in self.spinlocks)
+        if held and self._lockdep is not None:
             self.world.fail("S9", f"{self.world.current.name} sleeps while it holds a zone lock")
         self.world.block(self._clock, "sleep", seconds)
 
@@ -291,6 +303,6 @@ class ControlledSync:
     def wall_clock(self) -> float:
         return self.world.now_s
 
-    def rng(self, seed: int) -> ControlledRng:
-        del seed
-        return ControlledRng(self.world)
+    def rng(self, seed: int) -> Rng:
+        """Return a stream that the schedule decides; in a virtual world, where nobody searches, the seed's."""
+        return RealRng(seed) if self.world.virtual else ControlledRng(self.world)

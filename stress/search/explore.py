@@ -15,7 +15,7 @@ from stress.search.kit import Kit
 from stress.search.lockdep import Lockdep
 from stress.search.scenarios import SCENARIOS, Body
 from stress.search.strategy import Portfolio, Replay, Strategy
-from stress.search.world import Abandoned, Chooser, Observer, ScheduleError, Violation, World
+from stress.search.world import Abandoned, Chooser, ScheduleError, Violation, World
 from workers.page_reporting import Reporter
 
 SOUND_MAX = 200_000  # zone states remembered as validated; more cost memory and save little
@@ -62,10 +62,10 @@ class Program:
         self._lockdep = Lockdep()
         self._sound: set[object] = set()
 
-    def execute(self, chooser: Chooser, observer: Observer | None = None) -> World:
+    def execute(self, chooser: Chooser, *, log: bool = False) -> World:
         """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
         world = World(chooser)
-        world.observer = observer
+        world.log = [] if log else None
         self._lockdep.begin()
         if len(self._sound) > SOUND_MAX:
             self._sound.clear()

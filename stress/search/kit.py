@@ -115,7 +115,6 @@ class Kit:
         self.zones = self.memory.zones
         for zone in self.zones:
             assert isinstance(zone, WatchedZone)
-            zone.oracle = self.oracle
             self.oracle.watch(zone)
             zone.set_watermarks(*marks)
         self.host.capacity = capacity
@@ -200,8 +199,7 @@ class Kit:
         """End the worker."""
         self.workqueue.stop(10.0)
         self.sync.await_idle()
-        for zone in self.zones:
-            self.oracle.check_zone(zone)
+        self.oracle.check_zones()
 
     def _alloc_scatterlist(self, capacity: int) -> Scatterlist:
         if self.scatterlists_fail:

@@ -17,7 +17,7 @@ below its marks, does not ask for everything to be reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 from pagealloc.memory import Memory
 from pagealloc.mmzone import FPI_SKIP_REPORT_NOTIFY, MIGRATE_ISOLATE, WMARK_MIN
@@ -51,6 +51,7 @@ class Oracle:
         self.refused = 0  # isolations that the watermark forbade
         self.retired = False  # unregister has returned: no reporter may run
         self.calls = 0
+        self._zones: list[WatchedZone] = []
         self._sound = sound  # fingerprints of zone states that were validated before, in any execution
 
     def fail(self, invariant: str, text: str) -> None:
@@ -60,17 +61,20 @@ class Oracle:
         if not holds and not self.world.aborting:
             self.world.fail(invariant, text())
 
-    def watch(self, zone: Zone) -> None:
+    def watch(self, zone: WatchedZone) -> None:
         """Judge the zone whenever its lock is given back."""
         self.in_flight[zone] = {}
         self.told[zone] = set()
+        zone.judged_by(self)
+        self._zones.append(zone)
         lock = cast("ControlledLock", zone.lock)
         lock.on_release = lambda: self.check_zone(zone)
 
-    def check_zone(self, zone: Zone) -> None:
+    def check_zone(self, zone: WatchedZone) -> None:
         """Structure and flag truth; the zone's state is whole, its lock about to be released."""
-        if self.world.aborting:
+        if self.world.aborting or not zone.changed:
             return
+        zone.changed = False
         fingerprint = (
             bytes(zone.state),
             tuple(zone._next),  # noqa: SLF001 - the lists themselves are what is judged
@@ -86,6 +90,12 @@ class Oracle:
         told = self.told[zone]
         if told or any(zone.nr_reported):
             self._check_told(zone, told)
+
+    def check_zones(self) -> None:
+        """Judge every zone; no lock is held."""
+        for zone in self._zones:
+            zone.changed = True
+            self.check_zone(zone)
 
     def _check_told(self, zone: Zone, told: set[Key]) -> None:
         base, state = zone.base_pfn, zone.state
@@ -113,6 +123,7 @@ class Oracle:
                     "S10",
                     f"pfn {pfn} order {order} is allocated while pfn {flying} order {flying_order} is in flight",
                 )
+        self.world.note("allocates", zone.name, pfn, order)
         name = self.world.current.name
         for frame in frames:
             if frame in self.owned:
@@ -123,6 +134,7 @@ class Oracle:
 
     def freed(self, pfn: int, order: int) -> None:
         """Hear of a free, right before it."""
+        self.world.note("frees", "", pfn, order)
         for frame in range(pfn, pfn + (1 << order)):
             self.owned.pop(frame, None)
 
@@ -131,6 +143,8 @@ class Oracle:
     def report_begins(self, zone: Zone, batch: Batch, capacity: int, min_order: int) -> None:
         """Judge a batch as it is handed over."""
         self.calls += 1
+        for block in batch:
+            self.world.note("hands to the reporter", zone.name, block.pfn, block.order)
         self.expect(not self.retired, "S22", lambda: "the reporter is called after unregister has returned")
         for lock in self.sync.spinlocks:
             if lock.owner is self.world.current:
@@ -148,9 +162,8 @@ class Oracle:
         )
         for pfn, order in keys:
             fits = min_order <= order < zone.layout.nr_orders and pfn % (1 << order) == 0
-            self.expect(
-                fits, "S11", lambda pfn=pfn, order=order: f"pfn {pfn} order {order} may not be in a batch"
-            )
+            if not fits:
+                self.fail("S11", f"pfn {pfn} order {order} may not be in a batch")
         self.nobody_owns(batch)
 
     def nobody_owns(self, batch: Batch) -> None:
@@ -162,17 +175,17 @@ class Oracle:
 
     def report_succeeded(self, zone: Zone, batch: Batch) -> None:
         self.told[zone].update((block.pfn, block.order) for block in batch)
+        for block in batch:
+            self.world.note("has it reported", zone.name, block.pfn, block.order)
 
     # -- the end -----------------------------------------------------------------------------------------
 
     def check_rest(self, reporting: PageReporting, *, all_reported: bool) -> None:
         """Judge a system at rest: no task can go on, no timer is armed."""
-        for zone in reporting.zones:
-            self.check_zone(zone)
-            flying = self.in_flight[zone]
-            self.expect(
-                not flying, "L4", lambda flying=flying: f"still in flight at rest: {sorted(flying.items())}"
-            )
+        self.check_zones()
+        for flying in self.in_flight.values():
+            if flying:
+                self.fail("L4", f"still in flight at rest: {sorted(flying.items())}")
         state = reporting.state_name()
         idle = state in ("idle", "none") and not reporting.pending() and not reporting.running()
         self.expect(idle, "S23", lambda: f"at rest the state is {state}, pending {reporting.pending()}")
@@ -194,20 +207,26 @@ class Oracle:
 class WatchedZone(Zone):
     """A zone whose every step is judged."""
 
-    __slots__ = ("last_listed", "oracle", "putting_back")
+    __slots__ = ("_oracle", "changed", "last_listed")
 
-    oracle: Oracle | None
+    _oracle: Oracle | None
+    changed: bool  # since the oracle looked last
     last_listed: Key
-    putting_back: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._oracle = None
+        self.changed = True
+        super().__init__(*args, **kwargs)
 
     def _held(self) -> None:
+        self.changed = True
         lock = cast("ControlledLock", self.lock)
         if self._oracle is not None and not lock.held_by_current():
             self._oracle.fail("S9", f"a list of zone {self.name} changes without its lock")
 
-    @property
-    def _oracle(self) -> Oracle | None:
-        return getattr(self, "oracle", None)
+    def judged_by(self, oracle: Oracle) -> None:
+        """Let every step be judged from here on."""
+        self._oracle = oracle
 
     def add_to_free_list(self, index: int, order: int, migratetype: int) -> None:
         self._held()
@@ -236,6 +255,9 @@ class WatchedZone(Zone):
     def set_page_reported(self, index: int) -> None:
         self._held()
         super().set_page_reported(index)
+        if self._oracle is not None:
+            order = self.state[index] & ORDER_MASK
+            self._oracle.world.note("flags as Reported", self.name, self.base_pfn + index, order)
 
     def free_one_page(self, index: int, order: int, migratetype: int, fpi_flags: int) -> None:
         oracle = self._oracle
@@ -283,6 +305,7 @@ class WatchedZone(Zone):
         left = self.nr_free_pages - self.nr_reserved_highatomic
         if taken:
             oracle.in_flight[self][pfn] = order
+            oracle.world.note("isolates", self.name, pfn, order)
             oracle.expect(
                 left > self.watermark[WMARK_MIN],
                 "S16",
@@ -318,6 +341,7 @@ class WatchedZone(Zone):
             lambda: f"pfn {pfn} goes back as type {migratetype}, its pageblock is {now}",
         )
         flying.pop(pfn, None)
+        oracle.world.note("puts back", self.name, pfn, order)
         super().putback_isolated_page(pfn, order, migratetype)
 
     def rotate_to_front(self, pfn: int, order: int, migratetype: int) -> None:

@@ -22,7 +22,7 @@ mean equal states, whatever order was taken (a Mazurkiewicz trace, fingerprinted
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -92,13 +92,30 @@ class Task:
         self.history = hash((number, name))
 
 
-Observer = Callable[[Task, str, object], None]
+class LogEntry(NamedTuple):
+    """One thing that happened, kept when somebody wants the story.
+
+    `kind` is "step" (an operation on a primitive), "page" (something done to a block) or "switch" (`text`
+    says why the processor went from the task to another one).
+    """
+
+    kind: str
+    task: int
+    text: str
+    subject: str
+    now_s: float
+    pfn: int = -1
+    order: int = 0
 
 
 class World:
-    """One execution: tasks, a clock and a schedule."""
+    """One execution: tasks, a clock and a schedule.
 
-    def __init__(self, chooser: Chooser) -> None:
+    In a `virtual` world no timer fires while a task can go on, and then the earliest one does: minutes pass
+    in milliseconds, in the order in which they would.
+    """
+
+    def __init__(self, chooser: Chooser, *, virtual: bool = False, steps_max: int = STEPS_MAX) -> None:
         self.tasks: list[Task] = []
         self.current: Task
         self.now_s = 0.0
@@ -109,11 +126,15 @@ class World:
         self.history = 0  # sum of the tasks' histories: see the module's text
         self.aborting = False
         self.failure: BaseException | None = None
-        self.observer: Observer | None = None
+        self.log: list[LogEntry] | None = None
         self._chooser = chooser
+        self.virtual = virtual
+        self._steps_max = steps_max
         self._hub = getcurrent()
         self._data_history = 0
         self._data_readers = 0
+        self._ready: list[Task] = []  # who can go on; kept as long as nobody blocks, wakes, begins or ends
+        self._ready_is_stale = True
 
     # -- running -----------------------------------------------------------------------------------------
 
@@ -128,7 +149,7 @@ class World:
             if not candidates:
                 break
             try:
-                self._switch_to(self._pick(candidates, None))
+                self._switch_to(self._pick(candidates, None), "has ended")
             except GreenletExit:
                 break
         alive = [task for task in self.tasks if not task.done]
@@ -143,6 +164,7 @@ class World:
         task = Task(len(self.tasks), name)
         task.greenlet = greenlet(lambda: self._body(task, target), parent=self._hub)
         self.tasks.append(task)
+        self._ready_is_stale = True
         self.history += task.history
         return task
 
@@ -155,9 +177,7 @@ class World:
             if self.failure is None and not self.aborting:
                 self.failure = failure
         task.done = True
-        for other in self.tasks:
-            if other.waits_for is task:
-                other.waits_for = None
+        self._ready_is_stale = True
 
     def _unwind(self) -> None:
         """End every task that is left, so that an execution leaves nothing behind."""
@@ -181,7 +201,7 @@ class World:
             chosen = self._pick(candidates, task)
             if chosen is not task:
                 self.preemptions += 1
-                self._switch_to(chosen)
+                self._switch_to(chosen, "preempted")
         self.step(task, op, subject)
 
     def block(
@@ -196,16 +216,18 @@ class World:
         task.wait_is_quiet = quiet
         task.deadline_s = None if timeout_s is None else self.now_s + max(0.0, timeout_s)
         task.timed_out = False
+        self._ready_is_stale = True
         candidates = self._candidates()
         if not candidates:
             self._hub.switch()
         else:
             chosen = self._pick(candidates, None)
             if chosen is not task:
-                self._switch_to(chosen)
+                self._switch_to(chosen, f"waits: {op} {subject}")
         task.deadline_s = None
         task.waits_for = None
         task.wait_is_quiet = False
+        self._ready_is_stale = True
         self.step(task, "timeout" if task.timed_out else "wake", subject)
         return not task.timed_out
 
@@ -214,6 +236,7 @@ class World:
         for task in self.tasks:
             if task.waits_for is subject:
                 task.waits_for = None
+                self._ready_is_stale = True
 
     def draw(self, n: int) -> int:
         """Let the chooser draw from 0 .. n - 1: one more entry of the schedule."""
@@ -225,8 +248,13 @@ class World:
             self.end(failure)
         self.schedule.append(value)
         task = self.current
-        self._note(task, hash((task.history, "draw", value)))
+        self._remember(task, hash((task.history, "draw", value)))
         return value
+
+    def note(self, text: str, subject: str, pfn: int, order: int) -> None:
+        """Keep what was done to a block, if somebody wants the story."""
+        if self.log is not None:
+            self.log.append(LogEntry("page", self.current.number, text, subject, self.now_s, pfn, order))
 
     def fail(self, invariant: str, text: str) -> NoReturn:
         """End the execution: an invariant does not hold."""
@@ -242,14 +270,21 @@ class World:
     # -- choosing and switching --------------------------------------------------------------------------
 
     def _candidates(self) -> list[Task]:
-        ready = [
-            task
-            for task in self.tasks
-            if not task.done
-            and (task.waits_for is None or task.deadline_s is not None)
-            and not task.wait_is_quiet
-        ]
-        return ready or [task for task in self.tasks if task.wait_is_quiet and not task.done]
+        if self._ready_is_stale:
+            self._ready = self._find_candidates()
+            self._ready_is_stale = False
+        return self._ready
+
+    def _find_candidates(self) -> list[Task]:
+        alive = [task for task in self.tasks if not task.done]
+        able = [task for task in alive if task.waits_for is None]
+        timed = [task for task in alive if task.waits_for is not None and task.deadline_s is not None]
+        if self.virtual and timed:
+            timed = [] if able else [min(timed, key=lambda task: task.deadline_s or 0.0)]
+        ready = able + timed
+        if timed and able:
+            ready.sort(key=lambda task: task.number)
+        return ready or [task for task in alive if task.wait_is_quiet]
 
     def _pick(self, candidates: list[Task], current: Task | None) -> Task:
         if len(candidates) == 1:
@@ -266,8 +301,10 @@ class World:
             self.now_s = max(self.now_s, chosen.deadline_s)
         return chosen
 
-    def _switch_to(self, task: Task) -> None:
+    def _switch_to(self, task: Task, reason: str) -> None:
         self.switches += 1
+        if self.log is not None and self.steps:
+            self.log.append(LogEntry("switch", self.current.number, reason, task.name, self.now_s))
         self.current = task
         task.greenlet.switch()
         if self.aborting:
@@ -277,10 +314,10 @@ class World:
         """Account for a step that is about to happen, and judge the execution's length."""
         self.current = task
         self.steps += 1
-        if self.steps > STEPS_MAX:
-            self.fail("livelock", f"{STEPS_MAX} steps and no end; {task.name} is at {op} {subject}")
-        if self.observer is not None:
-            self.observer(task, op, subject)
+        if self.steps > self._steps_max:
+            self.fail("livelock", f"{self._steps_max} steps and no end; {task.name} is at {op} {subject}")
+        if self.log is not None:
+            self.log.append(LogEntry("step", task.number, op, str(subject), self.now_s))
         history = hash((task.history, op, subject.history, self._data_history))
         if task.locks_held:
             self._data_history = hash((self._data_history, self._data_readers, history))
@@ -288,9 +325,9 @@ class World:
         else:
             self._data_readers += history
         subject.history = history
-        self._note(task, history)
+        self._remember(task, history)
 
-    def _note(self, task: Task, history: int) -> None:
+    def _remember(self, task: Task, history: int) -> None:
         self.history += history - task.history
         task.history = history
 

@@ -1,0 +1,441 @@
+"""`python -m stress explore`, `replay` and `mutants`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pagealloc.policy import PRESETS
+from pagealloc.sync_real import RealSync
+from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
+from stress.params import BadArgument
+from stress.search import replay
+from stress.search.explore import Failure, Result, explore, program
+from stress.search.scenarios import SCENARIOS
+from stress.search.story import tell, write_perfetto
+from stress.search.strategy import make_strategy
+from stress.search.world import Violation
+
+STRATEGIES = ("portfolio", "dfs", "pct", "random")
+REPLAY_FILE = "failure-{scenario}-{preset}{mutant}.json"
+# A mutant is looked for in every scenario with few executions first: most faults show at once somewhere.
+# Last comes every preset, for faults that only matter in an older kernel.
+HUNT_ROUNDS: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (30, ("v6.1",)),
+    (300, ("v6.1",)),
+    (100, tuple(PRESETS)),
+    (2000, ("v6.1",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One search, small enough to be sent to another process."""
+
+    scenario: str
+    preset: str
+    strategy: str
+    seed: int
+    executions: int
+    preemptions: int
+    mutant: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hunt:
+    """What became of one mutant."""
+
+    id: str
+    about: str
+    invariant: str
+    found_by: str | None
+    executions: int
+    seconds: float
+    switches_found: int
+    switches_shrunk: int
+    failure: Failure | None
+
+
+def run_job(job: Job) -> Result:
+    """Search as the job says."""
+    strategy = make_strategy(job.strategy, job.seed, job.executions, job.preemptions)
+    return explore(program(job.scenario, job.preset), strategy, job.executions, job.mutant)
+
+
+# -- explore -------------------------------------------------------------------------------------------------
+
+
+def add_explore(commands: argparse._SubParsersAction[Any]) -> None:
+    parser = commands.add_parser(
+        "explore",
+        help="search the schedules of small scenarios for a race",
+        description="Run small closed programs under many schedules, and hold each step against the invariants.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=command_explore)
+    parser.add_argument("scenario", nargs="?", help="one scenario (default: all)")
+    parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=", ".join(STRATEGIES))
+    parser.add_argument(
+        "--executions", type=int, default=2000, metavar="N", help="executions of each scenario"
+    )
+    parser.add_argument(
+        "--preemptions", type=int, default=2, metavar="K", help="bound of the depth-first search"
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random strategies")
+    parser.add_argument(
+        "--preset", default="v6.1", metavar="P", help=f"kernel to follow: {', '.join(PRESETS)}, or all"
+    )
+    parser.add_argument("--mutant", metavar="M", help="plant a fault first")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--list", action="store_true", help="list scenarios and mutants, and do nothing")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--save", type=Path, default=Path(), metavar="DIR", help="where replay files go")
+
+
+def command_explore(arguments: argparse.Namespace) -> int:
+    if arguments.list:
+        return _list(as_json=arguments.json)
+    jobs = _explore_jobs(arguments)
+    results = list(_run_jobs(jobs, arguments.jobs, quiet=arguments.json))
+    failed = next((result for result in results if result.failure is not None), None)
+    replay_file = _save(arguments.save, failed.failure) if failed is not None and failed.failure else None
+    if arguments.json:
+        print(json.dumps(_explore_json(results, failed, replay_file)))
+    else:
+        _print_explore(jobs, results, failed, replay_file)
+    return 1 if failed is not None else 0
+
+
+def _explore_jobs(arguments: argparse.Namespace) -> list[Job]:
+    for name, least in (("executions", 1), ("preemptions", 0), ("jobs", 1)):
+        if getattr(arguments, name) < least:
+            raise BadArgument(f"--{name}: {getattr(arguments, name)}, expected {least} or more")
+    for name, known in (("strategy", STRATEGIES), ("preset", (*PRESETS, "all"))):
+        if getattr(arguments, name) not in known:
+            raise BadArgument(f"--{name}: {getattr(arguments, name)!r}, expected one of {', '.join(known)}")
+    if arguments.scenario is not None and arguments.scenario not in SCENARIOS:
+        raise BadArgument(f"scenario {arguments.scenario!r} is none of {', '.join(SCENARIOS)}")
+    if arguments.mutant is not None and arguments.mutant not in MUTANTS:
+        raise BadArgument(f"--mutant: {arguments.mutant!r} is none of {', '.join(MUTANTS)}")
+    scenarios = [arguments.scenario] if arguments.scenario else list(SCENARIOS)
+    presets = list(PRESETS) if arguments.preset == "all" else [arguments.preset]
+    # One scenario alone is spread over the processes by seeds; a depth-first search is one piece.
+    spread = arguments.jobs if len(scenarios) * len(presets) == 1 and arguments.strategy != "dfs" else 1
+    return [
+        Job(
+            scenario,
+            preset,
+            arguments.strategy,
+            arguments.seed + 1000 * part,
+            -(-arguments.executions // spread),
+            arguments.preemptions,
+            arguments.mutant,
+        )
+        for preset in presets
+        for scenario in scenarios
+        for part in range(spread)
+    ]
+
+
+def _run_jobs(jobs: list[Job], processes: int, *, quiet: bool) -> Iterator[Result]:
+    """Run jobs until one fails; in this process if there is only one to use."""
+    console = Console(stderr=True)
+    if processes == 1 or len(jobs) == 1:
+        results: Iterable[Result] = map(run_job, jobs)
+        yield from _until_failure(_tracked(results, len(jobs), console, quiet=quiet))
+        return
+    executor: Executor
+    with ProcessPoolExecutor(min(processes, len(jobs))) as executor:
+        results = executor.map(run_job, jobs)
+        yield from _until_failure(_tracked(results, len(jobs), console, quiet=quiet))
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _until_failure(results: Iterable[Result]) -> Iterator[Result]:
+    for result in results:
+        yield result
+        if result.failure is not None:
+            return
+
+
+def _tracked(results: Iterable[Result], total: int, console: Console, *, quiet: bool) -> Iterable[Result]:
+    if quiet or not console.is_terminal:
+        return results
+    return track(results, "searching", total=total, console=console, transient=True)
+
+
+def _save(folder: Path, failure: Failure) -> Path:
+    mutant = f"-{failure.mutant}" if failure.mutant else ""
+    path = folder / REPLAY_FILE.format(scenario=failure.scenario, preset=failure.preset, mutant=mutant)
+    try:
+        replay.save(path, failure)
+    except OSError as error:
+        raise BadArgument(f"--save: {path}: {error.strerror}") from error
+    return path
+
+
+def _explore_json(
+    results: list[Result], failed: Result | None, replay_file: Path | None
+) -> dict[str, object]:
+    seconds = sum(result.seconds for result in results)
+    executions = sum(result.executions for result in results)
+    return {
+        "verdict": "FAILURE" if failed else "SUCCESS",
+        "executions": executions,
+        "distinct": sum(result.distinct for result in results),
+        "complete": all(result.complete for result in results),
+        "steps": sum(result.steps for result in results),
+        "seconds": seconds,
+        "executions_per_second": executions / seconds if seconds else 0.0,
+        "violation": asdict(failed.failure) if failed is not None and failed.failure is not None else None,
+        "replay_file": str(replay_file) if replay_file is not None else None,
+        "scenarios": [
+            {
+                "scenario": result.scenario,
+                "executions": result.executions,
+                "distinct": result.distinct,
+                "complete": result.complete,
+                "covered": result.covered,
+            }
+            for result in results
+        ],
+    }
+
+
+def _print_explore(
+    jobs: list[Job], results: list[Result], failed: Result | None, replay_file: Path | None
+) -> None:
+    console = Console()
+    table = Table(box=None, padding=(0, 1))
+    for name in ("scenario", "preset", "executions", "distinct", "steps", "per second", ""):
+        table.add_column(name, justify="left" if name in ("scenario", "preset", "") else "right")
+    for job, result in zip(jobs, results, strict=False):
+        rate = result.executions / result.seconds if result.seconds else 0.0
+        verdict = "FAILURE" if result.failure else ("complete" if result.complete else "silent")
+        table.add_row(
+            job.scenario,
+            job.preset,
+            f"{result.executions:,}",
+            f"{result.distinct:,}",
+            f"{result.steps:,}",
+            f"{rate:,.0f}",
+            verdict,
+        )
+    console.print(table, highlight=False)
+    for covered in sorted({result.covered for result in results if len(results) == 1 or result.complete}):
+        console.print(covered, highlight=False, markup=False, soft_wrap=True)
+    if failed is not None and failed.failure is not None:
+        _tell(console, failed.failure)
+        console.print(
+            f"\nfound by {failed.found_by} after {failed.executions} executions; shrunk from {failed.first_switches} "
+            f"to {failed.failure.switches} switches; again with\n    python -m stress replay {replay_file}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    executions = sum(result.executions for result in results)
+    seconds = sum(result.seconds for result in results)
+    verdict = "FAILURE" if failed else "SUCCESS"
+    complete = ", complete" if all(result.complete for result in results) else ""
+    console.print(
+        f"{verdict} {executions:,} executions{complete}, {sum(r.distinct for r in results):,} distinct, "
+        f"{executions / seconds if seconds else 0:,.0f} per second and process",
+        style="bold red" if failed else "bold green",
+        highlight=False,
+    )
+
+
+def _tell(console: Console, failure: Failure) -> None:
+    world = replay.execute(failure)
+    if isinstance(world.failure, Violation):
+        planted_fault = f", {failure.mutant} planted" if failure.mutant else ""
+        tell(console, world, f"\nscenario {failure.scenario}, preset {failure.preset}{planted_fault}")
+
+
+def _list(*, as_json: bool) -> int:
+    if as_json:
+        scenarios = [{"name": one.name, "about": one.about} for one in SCENARIOS.values()]
+        mutants = [
+            {"id": name, "about": mutant.about, "invariant": mutant.invariant}
+            for name, mutant in MUTANTS.items()
+        ]
+        print(json.dumps({"scenarios": scenarios, "mutants": mutants}))
+        return 0
+    console = Console()
+    for title, rows in (
+        ("scenarios", [(one.name, one.about) for one in SCENARIOS.values()]),
+        ("mutants", [(name, mutant.about) for name, mutant in MUTANTS.items()]),
+        ("not expressible", list(NOT_EXPRESSIBLE.items())),
+    ):
+        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 1))
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    return 0
+
+
+# -- replay --------------------------------------------------------------------------------------------------
+
+
+def add_replay(commands: argparse._SubParsersAction[Any]) -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="execute a recorded failure again",
+        description="Execute a recorded failure again, exactly.",
+    )
+    parser.set_defaults(command=command_replay)
+    parser.add_argument("file", type=Path, metavar="FILE", help="replay file that explore wrote")
+    parser.add_argument("--any-code", action="store_true", help="try it although the code has changed since")
+    parser.add_argument(
+        "--perfetto", type=Path, metavar="OUT", help="write a trace for ui.perfetto.dev as well"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def command_replay(arguments: argparse.Namespace) -> int:
+    failure = replay.load(arguments.file, any_code=arguments.any_code)
+    world = replay.execute(failure)
+    again = world.failure if isinstance(world.failure, Violation) else None
+    identical = again is not None and (again.invariant, again.text) == (failure.invariant, failure.text)
+    if arguments.perfetto is not None:
+        try:
+            write_perfetto(arguments.perfetto, world)
+        except OSError as error:
+            raise BadArgument(f"--perfetto: {arguments.perfetto}: {error.strerror}") from error
+    if arguments.json:
+        violation = None if again is None else {"invariant": again.invariant, "text": again.text}
+        print(json.dumps({"identical": identical, "violation": violation, "schedule": world.schedule}))
+        return 1 if again else 0
+    console = Console()
+    if again is not None:
+        planted_fault = f", {failure.mutant} planted" if failure.mutant else ""
+        tell(console, world, f"scenario {failure.scenario}, preset {failure.preset}{planted_fault}")
+    verdict = (
+        "reproduced, identical" if identical else ("another violation" if again else "no violation any more")
+    )
+    console.print(f"\n{verdict}", style="bold", highlight=False)
+    return 1 if again else 0
+
+
+# -- mutants -------------------------------------------------------------------------------------------------
+
+
+def add_mutants(commands: argparse._SubParsersAction[Any]) -> None:
+    parser = commands.add_parser(
+        "mutants",
+        help="show that every planted fault is found",
+        description="Plant each fault in turn and search until it is found; exit status 1 if one survives.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=command_mutants)
+    parser.add_argument("mutants", nargs="*", metavar="M", help="these only (default: all)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random strategies")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="keep a replay file of each")
+
+
+def hunt(task: tuple[str, int]) -> Hunt:
+    """Look for one mutant in every scenario, with more and more executions."""
+    name, seed = task
+    mutant = MUTANTS[name]
+    executions = 0
+    sync = RealSync()
+    begin_s = sync.monotonic()
+    for budget, presets in HUNT_ROUNDS:
+        for scenario, preset in product(SCENARIOS, presets):
+            result = run_job(Job(scenario, preset, "portfolio", seed, budget, 2, name))
+            executions += result.executions
+            if result.failure is not None:
+                found_by = f"{scenario}: {result.failure.invariant} ({result.found_by})"
+                seconds = sync.monotonic() - begin_s
+                switches = result.first_switches, result.failure.switches
+                return Hunt(
+                    name,
+                    mutant.about,
+                    mutant.invariant,
+                    found_by,
+                    executions,
+                    seconds,
+                    *switches,
+                    result.failure,
+                )
+    return Hunt(
+        name, mutant.about, mutant.invariant, None, executions, sync.monotonic() - begin_s, 0, 0, None
+    )
+
+
+def command_mutants(arguments: argparse.Namespace) -> int:
+    unknown = [name for name in arguments.mutants if name not in MUTANTS]
+    if unknown:
+        raise BadArgument(f"mutant {unknown[0]!r} is none of {', '.join(MUTANTS)}")
+    if arguments.jobs < 1:
+        raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
+    names = arguments.mutants or list(MUTANTS)
+    tasks = [(name, arguments.seed) for name in names]
+    console = Console(stderr=True)
+    with ProcessPoolExecutor(arguments.jobs) as executor:
+        found: Iterable[Hunt] = executor.map(hunt, tasks)
+        if console.is_terminal and not arguments.json:
+            found = track(found, "hunting", total=len(tasks), console=console, transient=True)
+        hunts = list(found)
+    if arguments.save is not None:
+        for one in hunts:
+            if one.failure is not None:
+                _save(arguments.save, one.failure)
+    survived = [one for one in hunts if one.found_by is None]
+    if arguments.json:
+        print(json.dumps(_mutants_json(hunts)))
+    else:
+        _print_mutants(hunts)
+    return 1 if survived else 0
+
+
+def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
+    fields = ("id", "invariant", "found_by", "executions", "seconds", "switches_found", "switches_shrunk")
+    return {
+        "total": len(hunts),
+        "found": sum(one.found_by is not None for one in hunts),
+        "survived": [one.id for one in hunts if one.found_by is None],
+        "not_expressible": NOT_EXPRESSIBLE,
+        "mutants": [{name: getattr(one, name) for name in fields} for one in hunts],
+    }
+
+
+def _print_mutants(hunts: list[Hunt]) -> None:
+    console = Console()
+    table = Table(box=None, padding=(0, 1))
+    for name in ("mutant", "what is wrong", "expected", "found by", "executions", "seconds", "switches"):
+        table.add_column(name, justify="right" if name in ("executions", "seconds") else "left")
+    for one in hunts:
+        table.add_row(
+            one.id,
+            one.about,
+            one.invariant,
+            one.found_by or "SURVIVED",
+            f"{one.executions:,}",
+            f"{one.seconds:.1f}",
+            f"{one.switches_found} → {one.switches_shrunk}" if one.found_by else "",
+        )
+    console.print(table, highlight=False, markup=False)
+    for name, why in NOT_EXPRESSIBLE.items():
+        console.print(f"not expressible: {name}: {why}", highlight=False, markup=False, soft_wrap=True)
+    found = sum(one.found_by is not None for one in hunts)
+    console.print(
+        f"{found} found, {len(hunts) - found} survived, {len(NOT_EXPRESSIBLE)} not expressible",
+        style="bold green" if found == len(hunts) else "bold red",
+        highlight=False,
+    )

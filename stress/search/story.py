@@ -1,0 +1,139 @@
+"""A failure told to a person: what broke, what became of the page, and who ran when and why.
+
+The schedule is replayed with a log, and cut into *turns*: what one task did before another one took over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stress.search.world import LogEntry, Violation, World
+
+STEP_US = 10  # width of one step in an exported trace; steps have no duration of their own
+DONE_IN_A_TURN = 6  # lines of a table's cell; what is in between is counted
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one task did in one go, and why it stopped."""
+
+    task: int
+    now_s: float
+    entries: list[LogEntry] = field(default_factory=list)
+    reason: str = ""
+
+
+def turns(log: list[LogEntry]) -> list[Turn]:
+    """Cut a log into turns."""
+    found: list[Turn] = []
+    for entry in log:
+        if entry.kind == "switch":
+            if found and found[-1].task == entry.task:
+                found[-1].reason = entry.text
+            continue
+        if not found or found[-1].task != entry.task:
+            found.append(Turn(entry.task, entry.now_s))
+        found[-1].entries.append(entry)
+    return found
+
+
+def tell(console: Console, world: World, title: str) -> None:
+    """Print the story of a logged execution that failed."""
+    failure, log = world.failure, world.log
+    assert isinstance(failure, Violation)
+    assert log is not None
+    console.print(f"{title}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"violated {failure}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    history = page_history(log, world, failure.text)
+    if history:
+        console.print("\nlife of the page", style="bold")
+        for line in history:
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    console.print("\nschedule", style="bold")
+    console.print(schedule_table(log, world))
+
+
+def page_history(log: list[LogEntry], world: World, text: str) -> list[str]:
+    """Say what was done to the pages that a violation names, in order."""
+    frames = {int(pfn) for pfn in re.findall(r"pfns? \[?(\d+)", text)}
+    lines = []
+    for entry in log:
+        inside = any(entry.pfn <= frame < entry.pfn + (1 << entry.order) for frame in frames)
+        if entry.kind == "page" and inside:
+            who = world.tasks[entry.task].name
+            lines.append(f"{entry.now_s:6.1f} s  {who} {entry.text} pfn {entry.pfn} order {entry.order}")
+    return lines
+
+
+def schedule_table(log: list[LogEntry], world: World) -> Table:
+    """Draw the turns, a column for each task."""
+    table = Table(show_lines=True)
+    table.add_column("#", justify="right")
+    table.add_column("time", justify="right", no_wrap=True)
+    used = sorted({turn.task for turn in turns(log)})
+    for task in used:
+        table.add_column(world.tasks[task].name)
+    for number, turn in enumerate(turns(log), 1):
+        cells = [Text()] * len(used)
+        cells[used.index(turn.task)] = _cell(turn)
+        table.add_row(str(number), f"{turn.now_s:.1f} s", *cells)
+    return table
+
+
+def _cell(turn: Turn) -> Text:
+    lines = [
+        f"{entry.text} pfn {entry.pfn} order {entry.order}"
+        if entry.kind == "page"
+        else f"{entry.text} {entry.subject}"
+        for entry in turn.entries
+    ]
+    if len(lines) > DONE_IN_A_TURN:
+        pages = [line for line, entry in zip(lines, turn.entries, strict=True) if entry.kind == "page"]
+        shown = pages[-DONE_IN_A_TURN + 2 :]
+        lines = [lines[0], *shown, lines[-1]] if lines[-1] not in shown else [lines[0], *shown]
+        lines.append(f"({len(turn.entries)} steps)")
+    text = Text("\n".join(lines))
+    if turn.reason:
+        text.append(f"\n→ {turn.reason}", style="yellow")
+    return text
+
+
+def write_perfetto(path: Path, world: World) -> None:
+    """Write a logged execution as Chrome trace events: a track for each task, a slice for each turn and step."""
+    assert world.log is not None
+    events: list[dict[str, object]] = [
+        {"ph": "M", "name": "thread_name", "pid": 1, "tid": task.number, "args": {"name": task.name}}
+        for task in world.tasks
+    ]
+    at_us = 0
+    for turn in turns(world.log):
+        begin_us = at_us
+        for entry in turn.entries:
+            name = f"{entry.text} {entry.subject}".strip()
+            arguments = {"virtual seconds": entry.now_s}
+            if entry.kind == "page":
+                arguments |= {"pfn": entry.pfn, "order": entry.order}
+            events.append(
+                {
+                    "ph": "X",
+                    "name": name,
+                    "pid": 1,
+                    "tid": entry.task,
+                    "ts": at_us,
+                    "dur": STEP_US,
+                    "args": arguments,
+                }
+            )
+            at_us += STEP_US
+        reason = turn.reason or "runs"
+        events.append(
+            {"ph": "X", "name": reason, "pid": 1, "tid": turn.task, "ts": begin_us, "dur": at_us - begin_us}
+        )
+    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")

@@ -1,0 +1,154 @@
+"""What all tests share: a `Sync`, zones of any shape, and threads that cannot hang or outlive a test."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from hypothesis import settings
+
+from pagealloc.mmzone import Layout
+from pagealloc.policy import V6_1, Policy
+from pagealloc.sync import Sync, Thread
+from pagealloc.sync_real import RealSync
+from pagealloc.zone import Zone
+from workers.page_reporting import PageReporting
+from workers.workqueue import Workqueue
+
+PATIENCE_S = 20.0  # far beyond what anything here takes; only a hang meets it
+LEAVING_S = 5.0  # for threads that were told to end
+POLL_S = 0.005
+
+settings.register_profile("threads about", deadline=None)  # a busy machine is no failure
+settings.load_profile("threads about")
+
+SMALL = Layout(nr_orders=6, pageblock_order=3)
+
+
+def stacks(*threads: threading.Thread) -> str:
+    """Show where threads are right now; without an argument, where all of them are."""
+    frames = sys._current_frames()
+    shown = threads or threading.enumerate()
+    return "\n".join(
+        f"--- {thread.name}\n{''.join(traceback.format_stack(frames[thread.ident]))}"
+        for thread in shown
+        if thread.ident in frames
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind() -> Iterator[None]:
+    """Fail a test that ends before the threads that it started."""
+    before = set(threading.enumerate())
+    yield
+    deadline_s = time.monotonic() + LEAVING_S
+    while left := [thread for thread in threading.enumerate() if thread not in before]:
+        if time.monotonic() > deadline_s:
+            names = ", ".join(thread.name for thread in left)
+            pytest.fail(f"threads were left behind: {names}\n{stacks(*left)}")
+        left[0].join(POLL_S)
+
+
+@pytest.fixture
+def sync() -> Sync:
+    return RealSync()
+
+
+@pytest.fixture
+def build_zone(sync: Sync) -> Callable[..., Zone]:
+    """Build a zone of 64 pages from pfn 0, orders 0 .. 5 and pageblocks of order 3, all free, marks at 0."""
+
+    def build(
+        nr_pages: int = 64,
+        *,
+        start_pfn: int = 0,
+        name: str = "Normal",
+        layout: Layout = SMALL,
+        policy: Policy = V6_1,
+        zones_below: Sequence[Zone] = (),
+        free: bool = True,
+    ) -> Zone:
+        zone = Zone(
+            name, start_pfn, nr_pages, layout=layout, policy=policy, sync=sync, zones_below=zones_below
+        )
+        zone.memblock_free_all()
+        if not free:
+            for order in range(layout.nr_orders):
+                while zone.nr_free[order]:
+                    assert zone.rmqueue_buddy(order, 1) >= 0
+        return zone
+
+    return build
+
+
+@pytest.fixture
+def build_reporting(sync: Sync) -> Iterator[Callable[..., PageReporting]]:
+    """Build a reporting core over zones; without `started`, passes are made by its `run_now`."""
+    started_queues: list[Workqueue] = []
+
+    def build(*zones: Zone, started: bool = False, **options: object) -> PageReporting:
+        queue = Workqueue(sync, "page_reporting")
+        if started:
+            queue.start()
+            started_queues.append(queue)
+        return PageReporting(zones, zones[0].policy, sync, queue, **options)  # type: ignore[arg-type]
+
+    yield build
+    for queue in started_queues:
+        assert queue.stop(PATIENCE_S), f"the worker is still in a pass\n{stacks()}"
+
+
+@pytest.fixture
+def join_all() -> Callable[..., None]:
+    """Join threads, and fail with all stacks when one does not end."""
+
+    def join(*threads: Thread, timeout_s: float = PATIENCE_S) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        for thread in threads:
+            if not thread.join(max(0.0, deadline_s - time.monotonic())):
+                pytest.fail(f"{thread.name} did not end within {timeout_s:g} s\n{stacks()}")
+
+    return join
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool], str], None]:
+    """Wait until a condition holds, and fail with all stacks when it does not come to hold."""
+
+    def wait(holds: Callable[[], bool], what: str) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not holds():
+            if time.monotonic() > deadline_s:
+                pytest.fail(f"in vain waited until {what}\n{stacks()}")
+            time.sleep(POLL_S)
+
+    return wait
+
+
+@pytest.fixture
+def run_together(sync: Sync, join_all: Callable[..., None]) -> Callable[..., None]:
+    """Run functions on threads of their own that start at the same moment; what one raises is raised."""
+
+    def run(*functions: Callable[[], None]) -> None:
+        barrier = threading.Barrier(len(functions))
+        raised: list[BaseException] = []
+
+        def target(function: Callable[[], None]) -> Callable[[], None]:
+            def body() -> None:
+                try:
+                    barrier.wait(PATIENCE_S)
+                    function()
+                except BaseException as error:
+                    raised.append(error)
+
+            return body
+
+        join_all(*[sync.spawn(f"together-{n}", target(function)) for n, function in enumerate(functions)])
+        if raised:
+            raise raised[0]
+
+    return run

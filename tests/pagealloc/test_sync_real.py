@@ -1,0 +1,183 @@
+"""The real world keeps the promises that every world makes, and a few of its own."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from sync_suite import CHECKS, SHORT_S
+
+from pagealloc import RealSync, Sync, sync_real
+from pagealloc.sync_real import SpinLock, gil_enabled
+
+PATIENCE_S = 20.0
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_in_the_real_world(check: Callable[[Sync], None]) -> None:
+    check(RealSync())
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_in_the_real_world_without_spinning(
+    check: Callable[[Sync], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every lock that is held parks its waiters at once."""
+    monkeypatch.setattr(sync_real, "YIELDS_BEFORE_PARKING", 0)
+    monkeypatch.setattr(RealSync, "spinlock", lambda _self, _name: SpinLock())
+    check(RealSync())
+
+
+# -- a check that cannot fail proves nothing -----------------------------------------------------------
+
+
+class NoLock:
+    """A lock that locks nobody out."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    def acquire(self, blocking: bool = True, /) -> bool:
+        self._held += 1
+        return True
+
+    def release(self) -> None:
+        if not self._held:
+            raise RuntimeError
+        self._held -= 1
+
+    def locked(self) -> bool:
+        return bool(self._held)
+
+
+class TornAtomic(sync_real.RealAtomic):
+    """An atomic whose operations are two steps, with room for others between them."""
+
+    def xchg(self, value: int, /) -> int:
+        old = self.load()
+        time.sleep(0)
+        self.store(value)
+        return old
+
+    def cmpxchg(self, old: int, new: int, /) -> int:
+        found = self.load()
+        time.sleep(0)
+        if found == old:
+            self.store(new)
+        return found
+
+    def add(self, delta: int, /) -> int:
+        total = self.load() + delta
+        time.sleep(0)
+        self.store(total)
+        return total
+
+
+class BrokenSync(RealSync):
+    """A world without mutual exclusion."""
+
+    def spinlock(self, name: str) -> NoLock:
+        return NoLock()
+
+    def mutex(self, name: str) -> NoLock:
+        return NoLock()
+
+    def atomic(self, name: str, value: int) -> sync_real.RealAtomic:
+        return TornAtomic(value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trying_takes_a_free_lock_and_not_a_held_one",
+        "another_thread_cannot_take_a_held_lock",
+        "who_waits_for_a_lock_gets_it_after_its_release",
+        "a_lock_admits_one_thread_at_a_time",
+        "additions_at_the_same_time_take_effect_one_by_one",
+        "exchanges_at_the_same_time_form_one_chain",
+        "of_those_who_compare_and_exchange_one_wins",
+    ],
+)
+def test_a_world_without_mutual_exclusion_fails(name: str) -> None:
+    by_name = {check.__name__: check for check in CHECKS}
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with pytest.raises(AssertionError):
+            by_name[name](BrokenSync())
+    finally:
+        sys.setswitchinterval(usual_s)
+
+
+# -- the spinlock --------------------------------------------------------------------------------------
+
+
+def test_the_zone_lock_spins_under_a_gil_only() -> None:
+    assert isinstance(RealSync().spinlock("zone"), SpinLock) == gil_enabled()
+
+
+@pytest.mark.parametrize("yields", [0, 5])
+def test_who_has_spun_long_enough_parks(
+    yields: int, monkeypatch: pytest.MonkeyPatch, join_all: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(sync_real, "YIELDS_BEFORE_PARKING", yields)
+    yielded: list[None] = []
+    monkeypatch.setattr(sync_real, "_sched_yield", lambda: yielded.append(None))
+    lock = SpinLock()
+    lock.acquire()
+    about_to_park = threading.Event()
+    take = lock._acquire
+
+    def acquire(*blocking: bool) -> bool:
+        if not blocking:
+            about_to_park.set()
+        return take(*blocking)
+
+    lock._acquire = acquire  # type: ignore[assignment]
+    thread = RealSync().spawn("waiter", lambda: (lock.acquire(), lock.release())[1])
+    assert about_to_park.wait(PATIENCE_S)
+    assert len(yielded) == yields
+    lock.release()
+    join_all(thread)
+
+
+# -- threads, clocks -----------------------------------------------------------------------------------
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process_alive() -> None:
+    seen: list[bool] = []
+    thread = RealSync().spawn("guest", lambda: seen.append(threading.current_thread().daemon))
+    assert thread.join(PATIENCE_S)
+
+    assert seen == [True]
+
+
+def test_the_clocks_are_the_machines() -> None:
+    sync = RealSync()
+    before_s, wall_before_s = time.monotonic(), time.time()
+
+    assert before_s <= sync.monotonic() <= time.monotonic()
+    assert wall_before_s - 1 < sync.wall_clock() < time.time() + 1
+
+
+def test_a_wait_with_a_notification_ends_before_its_timeout() -> None:
+    condition = RealSync().condition("condition")
+    with condition:
+        timer = threading.Timer(SHORT_S, lambda: _notify(condition))
+        timer.start()
+        assert condition.wait(PATIENCE_S)
+    timer.join(PATIENCE_S)
+
+
+def _notify(condition: threading.Condition) -> None:
+    with condition:
+        condition.notify_all()
+
+
+def test_interpreters_without_the_question_have_a_gil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys, "_is_gil_enabled", raising=False)
+
+    assert gil_enabled()

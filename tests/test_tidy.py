@@ -1,0 +1,266 @@
+"""The house rules that a machine can hold, each with a snippet that breaks it.
+
+A rule is a function from source text to complaints, so that it can be fed the snippet.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# The floors, from the lowest: none knows the ones behind it.
+FLOORS = ("pagealloc", "workers", "stress")
+PRODUCT = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+LIBRARY = [path for path in PRODUCT if path.relative_to(ROOT).parts[0] != "stress"]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+DOOR = ROOT / "pagealloc" / "sync_real.py"  # the one module that may know real threads, time and chance
+BEHIND_THE_DOOR = {"_thread", "random", "threading", "time"}
+IMPORT_BY_NAME = {"__import__", "import_module"}
+
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 600
+LINE_LENGTH_MAX = 120  # the formatter keeps code to 110; prose that it cannot break may be a little longer
+
+# Where people keep things on their machines; put together here, so that this file passes its own rule.
+MACHINE_PATHS = tuple(f"/{name}/" for name in ("work", "farm", "tmp", "home", "root", "Users"))
+TEXT_SUFFIXES = ("", ".cfg", ".ini", ".json", ".lock", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml")
+TEXT_FOLDERS = (".ci", ".github", "docs", "tests", *FLOORS)
+
+Complaints = list[str]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# -- the rules -----------------------------------------------------------------------------------------
+
+
+def imported_modules(source: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, module) for every import, wherever it stands; "." for a relative one."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.module if node.module and not node.level else "."
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if called in IMPORT_BY_NAME:
+                yield node.lineno, str(node.args[0].value)
+
+
+def imports_of(source: str, forbidden: set[str]) -> Complaints:
+    """Complain of imports of the forbidden packages, and of relative ones, which do not say."""
+    return [
+        f"line {line}: imports {module}"
+        for line, module in imported_modules(source)
+        if module.partition(".")[0] in forbidden or module == "."
+    ]
+
+
+def long_functions(source: str) -> Complaints:
+    return [
+        f"line {node.lineno}: {node.name} has {lines} lines"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+
+
+def long_file(source: str) -> Complaints:
+    lines = len(source.splitlines())
+    return [f"{lines} lines"] if lines > FILE_LINES_MAX else []
+
+
+def long_lines(source: str) -> Complaints:
+    return [
+        f"line {number}: {len(line)} characters"
+        for number, line in enumerate(source.splitlines(), 1)
+        if len(line) > LINE_LENGTH_MAX
+    ]
+
+
+def missing_docstrings(source: str) -> Complaints:
+    """Complain of a module, or a public class at its top level, that does not say what it is."""
+    module = ast.parse(source)
+    complaints = [] if ast.get_docstring(module) else ["the module has no docstring"]
+    return complaints + undocumented(module, (ast.ClassDef,))
+
+
+def undocumented_functions(source: str) -> Complaints:
+    """Complain of a public function at the top level that does not say what it does."""
+    return undocumented(ast.parse(source), (ast.FunctionDef, ast.AsyncFunctionDef))
+
+
+def undocumented(
+    module: ast.Module, kinds: tuple[type[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef], ...]
+) -> Complaints:
+    return [
+        f"line {node.lineno}: {node.name} has no docstring"
+        for node in module.body
+        if isinstance(node, kinds) and not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+
+
+def machine_paths(text: str) -> Complaints:
+    return [
+        f"line {number}: names a path of one machine"
+        for number, line in enumerate(text.splitlines(), 1)
+        if any(path in line for path in MACHINE_PATHS)
+    ]
+
+
+# -- the house -----------------------------------------------------------------------------------------
+
+
+def text_files() -> Iterator[Path]:
+    """Yield the files that people read: those at the top, and all below the folders that belong to us."""
+    folders = [ROOT / folder for folder in TEXT_FOLDERS]
+    inside = [path for folder in folders if folder.is_dir() for path in folder.rglob("*")]
+    for path in [*ROOT.iterdir(), *inside]:
+        if path.is_file() and path.suffix in TEXT_SUFFIXES and "__pycache__" not in path.parts:
+            yield path
+
+
+def ids(paths: list[Path]) -> list[str]:
+    return [name_of(path) for path in paths]
+
+
+def test_there_is_a_house() -> None:
+    assert DOOR in PRODUCT
+    assert all((ROOT / floor / "__init__.py") in PRODUCT for floor in FLOORS)
+    assert Path(__file__) in TESTS
+    assert {ROOT / "pyproject.toml", DOOR, Path(__file__)} <= set(text_files())
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
+def test_threads_time_and_chance_come_through_one_door(path: Path) -> None:
+    complaints = imports_of(path.read_text(), BEHIND_THE_DOOR)
+
+    assert bool(complaints) == (path == DOOR), complaints
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
+def test_imports_go_down_only(path: Path) -> None:
+    floor = path.relative_to(ROOT).parts[0]
+    above = {"tests", *FLOORS[FLOORS.index(floor) + 1 :]}
+
+    assert imports_of(path.read_text(), above) == []
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
+def test_product_functions_fit_a_screen(path: Path) -> None:
+    assert long_functions(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
+def test_product_files_are_one_idea_long(path: Path) -> None:
+    assert long_file(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", PRODUCT + TESTS, ids=ids(PRODUCT + TESTS))
+def test_lines_are_not_too_long(path: Path) -> None:
+    assert long_lines(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
+def test_what_is_public_says_what_it_is(path: Path) -> None:
+    assert missing_docstrings(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=ids(LIBRARY))
+def test_public_functions_of_the_library_say_what_they_do(path: Path) -> None:
+    assert undocumented_functions(path.read_text()) == []
+
+
+def test_no_file_knows_the_machine_it_was_written_on() -> None:
+    found = {
+        name_of(path): complaints
+        for path in text_files()
+        if (complaints := machine_paths(path.read_text(errors="replace")))
+    }
+
+    assert found == {}
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Tests are no package, so two files of one name would be one module."""
+    names = [path.name for path in TESTS if path.name != "conftest.py"]
+
+    assert sorted(names) == sorted(set(names))
+
+
+# -- each rule on a snippet that breaks it, and on one that does not -----------------------------------
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "import time",
+        "import os, threading",
+        "import time as clock",
+        "from random import Random",
+        "from threading import Lock as L",
+        "import _thread",
+        "def f():\n    import time",
+        "if True:\n    from time import sleep",
+        "try:\n    import time\nexcept ImportError:\n    pass",
+        "__import__('time')",
+        "import importlib\nimportlib.import_module('time')",
+        "from . import time",
+    ],
+)
+def test_a_second_door_is_noticed(snippet: str) -> None:
+    assert imports_of(snippet, BEHIND_THE_DOOR)
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "import timeit",
+        "from pagealloc.sync import Sync",
+        "time = 1",
+        "x.time.sleep(1)",
+        "import_module(name)",
+        "'import time'",
+    ],
+)
+def test_what_only_looks_like_a_door_is_not_one(snippet: str) -> None:
+    assert imports_of(snippet, BEHIND_THE_DOOR) == []
+
+
+@pytest.mark.parametrize(
+    "snippet", ["import stress", "import stress.run", "from stress.run import main", "from stress import run"]
+)
+def test_an_import_from_above_is_noticed(snippet: str) -> None:
+    assert imports_of(snippet, {"stress"})
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        (long_functions, "def f():\n" + "    x = 1\n" * 69, "def f():\n" + "    x = 1\n" * 70),
+        (
+            long_functions,
+            "class C:\n    def f(self):\n" + "        x = 1\n" * 69,
+            "class C:\n    async def f(self):\n" + "        x = 1\n" * 70,
+        ),
+        (long_file, "x = 1\n" * 600, "x = 1\n" * 601),
+        (long_lines, "#" * 120, "\n" + "#" * 121),
+        (missing_docstrings, '"""Text."""', "x = 1"),
+        (missing_docstrings, '"""Text."""\nclass C:\n    """Text."""', '"""Text."""\nclass C:\n    pass'),
+        (undocumented_functions, "def _f():\n    pass", "def f():\n    pass"),
+        (undocumented_functions, 'def f():\n    """Text."""', "async def f():\n    pass"),
+        (machine_paths, "see tests/golden and network/share", f"see {MACHINE_PATHS[0]}main"),
+        (machine_paths, "/proc/self/fd", f"cd {MACHINE_PATHS[2]}x"),
+    ],
+)
+def test_a_rule_tells_good_from_bad(rule: Callable[[str], Complaints], good: str, bad: str) -> None:
+    assert rule(good) == []
+    assert rule(bad) != []
