@@ -124,7 +124,9 @@ class _Retirement(Generic[T]):
         self._retire = retire
 
     def __del__(self) -> None:
-        self._retire(self._value)
+        # When the interpreter goes, other threads stand still, with whatever lock they hold: wait for none.
+        if not sys.is_finalizing():
+            self._retire(self._value)
 
 
 class RealLocal(threading.local, Generic[T]):

@@ -91,7 +91,7 @@ def _add_search(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     except ModuleNotFoundError as error:
         if error.name != "greenlet":
             raise
-        raise BadArgument("schedule search needs greenlet: pip install greenlet") from error
+        raise BadArgument("schedule search needs greenlet: pip install 'pagealloc[search]'") from error
     command.add_explore(commands)
     command.add_replay(commands)
     command.add_mutants(commands)

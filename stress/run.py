@@ -188,33 +188,49 @@ class StressRun:
         summary = self._summary
         self._trace("run_start", {"params": self._params.as_dict()})
         with planted(self._params.mutant):
-            summary.resident_bytes_start = self._memory.resident_bytes()
-            self._note_zones_out_of_reach()
-            self._workqueue.start()
-            self._reporting.register(self._device)
-            self._threads = [
-                self._sync.spawn(f"allocator-{allocator.number}", self._guarded(allocator))
-                for allocator in self._allocators
-            ]
             try:
-                self._load()
-            except KeyboardInterrupt:
-                summary.interrupted = True
-            alive = self._stop_allocators()
-            if not alive:
-                try:
-                    self._settle()
-                except KeyboardInterrupt:
-                    summary.interrupted = True
-            summary.seconds = self._elapsed_s()
-            self._part_with_device()
-            if not alive:
-                self._final_checks()
-            summary.resident_bytes_end = self._sample("end").resident_bytes
-            self._tear_down(alive=alive)
+                self._begin()
+                self._unless_interrupted(self._load)
+                alive = self._stop_allocators()
+                if not alive:
+                    self._unless_interrupted(self._settle)
+                summary.seconds = self._elapsed_s()
+                self._part_with_device()
+                if not alive:
+                    self._final_checks()
+                summary.resident_bytes_end = self._sample("end").resident_bytes
+                self._tear_down(alive=alive)
+            except BaseException:
+                self._abandon()
+                raise
         self._fill_summary()
         self._trace("run_end", {"verdict": summary.verdict, "violations": summary.violation_count})
         return summary
+
+    def _begin(self) -> None:
+        self._summary.resident_bytes_start = self._memory.resident_bytes()
+        self._note_zones_out_of_reach()
+        self._workqueue.start()
+        self._reporting.register(self._device)
+        self._threads = [
+            self._sync.spawn(f"allocator-{allocator.number}", self._guarded(allocator))
+            for allocator in self._allocators
+        ]
+
+    def _unless_interrupted(self, phase: Callable[[], None]) -> None:
+        """Go through a phase; Ctrl-C ends it, and the run goes on with the next one."""
+        try:
+            phase()
+        except KeyboardInterrupt:
+            self._summary.interrupted = True
+
+    def _abandon(self) -> None:
+        """End all threads of a run that cannot be judged any more, because nobody listens or Ctrl-C came twice."""
+        self._stop.set()
+        self._injector.release()
+        for thread in self._threads:
+            thread.join(STUCK_AFTER_S)
+        self._workqueue.stop(STUCK_AFTER_S)
 
     def _guarded(self, allocator: Allocator) -> Callable[[], None]:
         def target() -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pagealloc.sync_real import gil_enabled
+
+if not gil_enabled():
+    pytest.skip("importing greenlet would give this interpreter its GIL back", allow_module_level=True)
 pytest.importorskip("greenlet", reason="schedule search needs greenlet")
 
 from pagealloc.sync import Sync
