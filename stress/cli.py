@@ -22,7 +22,6 @@ from pagealloc.errors import RamError
 from pagealloc.policy import PRESETS
 from pagealloc.sync_real import RealSync
 from stress.golden import CaseResult, CorruptCase, find_cases, replay
-from stress.mutants import MUTANTS
 from stress.params import BadArgument, RunParams, parse_sleep
 from stress.run import StressRun, Summary
 from stress.run_directory import RunDirectory, RunDirectoryError, default_path
@@ -160,8 +159,7 @@ def _add_run(commands: argparse._SubParsersAction[OneLineParser]) -> None:
             metavar="R",
             help=f"share of {about}",
         )
-    about_mutants = "; ".join(f"{name} {mutant.about}" for name, mutant in MUTANTS.items())
-    run.add_argument("--mutant", metavar="M", help=f"plant a fault first: {about_mutants}")
+    run.add_argument("--mutant", metavar="M", help="plant a fault first: M-1 .. M-64 (explore --list)")
     run.add_argument(
         "--run-dir",
         type=Path,

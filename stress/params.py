@@ -67,7 +67,9 @@ class RunParams:
             rate: float = getattr(self, f"{name}_rate")
             _expect(f"--{name}-rate", rate, 0 <= rate <= 1, "a probability, 0 .. 1")
         if self.mutant is not None:
-            _expect("--mutant", self.mutant, self.mutant in MUTANTS, f"one of {', '.join(MUTANTS)}")
+            _expect(
+                "--mutant", self.mutant, self.mutant in MUTANTS, "one that explore --list shows, M-1 .. M-64"
+            )
         self.zone_specs()
 
     def zone_specs(self) -> list[ZoneSpec]:

@@ -133,7 +133,7 @@ def until() -> Callable[[Callable[[], bool], str], None]:
 def run_together(sync: Sync, join_all: Callable[..., None]) -> Callable[..., None]:
     """Run functions on threads of their own that start at the same moment; what one raises is raised."""
 
-    def run(*functions: Callable[[], None]) -> None:
+    def run(*functions: Callable[[], None], timeout_s: float = PATIENCE_S) -> None:
         barrier = threading.Barrier(len(functions))
         raised: list[BaseException] = []
 
@@ -147,7 +147,8 @@ def run_together(sync: Sync, join_all: Callable[..., None]) -> Callable[..., Non
 
             return body
 
-        join_all(*[sync.spawn(f"together-{n}", target(function)) for n, function in enumerate(functions)])
+        threads = [sync.spawn(f"together-{n}", target(function)) for n, function in enumerate(functions)]
+        join_all(*threads, timeout_s=timeout_s)
         if raised:
             raise raised[0]
 

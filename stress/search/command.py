@@ -127,7 +127,7 @@ def _explore_jobs(arguments: argparse.Namespace) -> list[Job]:
     if arguments.scenario is not None and arguments.scenario not in SCENARIOS:
         raise BadArgument(f"scenario {arguments.scenario!r} is none of {', '.join(SCENARIOS)}")
     if arguments.mutant is not None and arguments.mutant not in MUTANTS:
-        raise BadArgument(f"--mutant: {arguments.mutant!r} is none of {', '.join(MUTANTS)}")
+        raise BadArgument(f"--mutant: {arguments.mutant!r}, expected one that explore --list shows")
     scenarios = [arguments.scenario] if arguments.scenario else list(SCENARIOS)
     presets = list(PRESETS) if arguments.preset == "all" else [arguments.preset]
     # One scenario alone is spread over the processes by seeds; a depth-first search is one piece.
@@ -381,7 +381,7 @@ def hunt(task: tuple[str, int]) -> Hunt:
 def command_mutants(arguments: argparse.Namespace) -> int:
     unknown = [name for name in arguments.mutants if name not in MUTANTS]
     if unknown:
-        raise BadArgument(f"mutant {unknown[0]!r} is none of {', '.join(MUTANTS)}")
+        raise BadArgument(f"mutant {unknown[0]!r}, expected one that explore --list shows")
     if arguments.jobs < 1:
         raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
     names = arguments.mutants or list(MUTANTS)

@@ -184,6 +184,7 @@ class Kit:
         self.settle(all_reported=all_reported)
         self.reporting.unregister(self.device)
         self.oracle.retired = True
+        self.sync.await_idle()  # a timer that is still armed fires now, and is seen
         self.stop()
 
     def settle(self, *, all_reported: bool = True) -> None:

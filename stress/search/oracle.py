@@ -51,6 +51,7 @@ class Oracle:
         self.refused = 0  # isolations that the watermark forbade
         self.retired = False  # unregister has returned: no reporter may run
         self.calls = 0
+        self.giving_back: set[int] = set()  # tasks in `unisolate_pageblock`, which isolates blocks of its own
         self._zones: list[WatchedZone] = []
         self._sound = sound  # fingerprints of zone states that were validated before, in any execution
 
@@ -60,6 +61,10 @@ class Oracle:
     def expect(self, holds: bool, invariant: str, text: Callable[[], str]) -> None:
         if not holds and not self.world.aborting:
             self.world.fail(invariant, text())
+
+    def excuses_isolation(self) -> bool:
+        """Whether what the running task isolates is not for the reporter, and not to be judged as such."""
+        return self.world.aborting or self.world.current.number in self.giving_back
 
     def watch(self, zone: WatchedZone) -> None:
         """Judge the zone whenever its lock is given back."""
@@ -286,7 +291,7 @@ class WatchedZone(Zone):
 
     def isolate_free_page(self, pfn: int, order: int) -> bool:
         oracle = self._oracle
-        if oracle is None or oracle.world.aborting:
+        if oracle is None or oracle.excuses_isolation():
             return super().isolate_free_page(pfn, order)
         self._held()
         oracle.expect(
@@ -326,7 +331,7 @@ class WatchedZone(Zone):
 
     def putback_isolated_page(self, pfn: int, order: int, migratetype: int) -> None:
         oracle = self._oracle
-        if oracle is None or oracle.world.aborting:
+        if oracle is None or oracle.excuses_isolation():
             super().putback_isolated_page(pfn, order, migratetype)
             return
         self._held()
@@ -343,15 +348,33 @@ class WatchedZone(Zone):
         flying.pop(pfn, None)
         oracle.world.note("puts back", self.name, pfn, order)
         super().putback_isolated_page(pfn, order, migratetype)
+        asked = oracle.notified[oracle.world.current.number]
+        oracle.expect(not asked, "S21", lambda: f"the putback of pfn {pfn} order {order} asks for a report")
 
     def rotate_to_front(self, pfn: int, order: int, migratetype: int) -> None:
+        oracle = self._oracle
+        if oracle is None or oracle.world.aborting:
+            super().rotate_to_front(pfn, order, migratetype)
+            return
+        self._held()
         before = list(self.list_pfns(order, migratetype))
+        # Judged first: turning a list to what is not on it leaves a ring without an end.
+        oracle.expect(pfn in before, "S26", lambda: f"{before} is turned to pfn {pfn}, which is not on it")
         super().rotate_to_front(pfn, order, migratetype)
         after = list(self.list_pfns(order, migratetype))
-        if self._oracle is not None and pfn in before:
-            at = before.index(pfn)
-            turned = after == before[at:] + before[:at]
-            self._oracle.expect(turned, "S19", lambda: f"rotating {before} to {pfn} gave {after}")
+        at = before.index(pfn)
+        turned = after == before[at:] + before[:at]
+        oracle.expect(turned, "S19", lambda: f"rotating {before} to {pfn} gave {after}")
+
+    def unisolate_pageblock(self, pfn: int, migratetype: int) -> bool:
+        if self._oracle is None:
+            return super().unisolate_pageblock(pfn, migratetype)
+        task = self._oracle.world.current.number
+        self._oracle.giving_back.add(task)
+        try:
+            return super().unisolate_pageblock(pfn, migratetype)
+        finally:
+            self._oracle.giving_back.discard(task)
 
     def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
         pfn = super().rmqueue_buddy(order, migratetype, alloc_flags)

@@ -194,7 +194,9 @@ def isolate_some(zone: Zone) -> list[tuple[int, int]]:
     return taken
 
 
-def run_crowd(memory: Memory, sync: Sync, run_together: RunTogether, steps: int) -> None:
+def run_crowd(
+    memory: Memory, sync: Sync, run_together: RunTogether, steps: int, timeout_s: float = 60.0
+) -> None:
     """Let workers, a reporter, a drainer and a judge loose on a memory, and hold the end against the start."""
     at_boot = [free_blocks(zone) for zone in memory.zones]
     crowd = Crowd(memory, sync, steps)
@@ -219,6 +221,7 @@ def run_crowd(memory: Memory, sync: Sync, run_together: RunTogether, steps: int)
         crowd.beside(lambda: reported.append(reporting_pass(memory, sync))),
         crowd.beside(drain),
         crowd.beside(judge),
+        timeout_s=timeout_s,
     )
     assert sum(reported) > 0
     crowd.empty_inboxes()
@@ -245,7 +248,7 @@ def test_threads_share_a_memory_with_a_reporter_a_drainer_and_a_judge(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_threads_share_a_memory_for_long(memory: Memory, sync: Sync, run_together: RunTogether) -> None:
-    run_crowd(memory, sync, run_together, steps=60_000)
+    run_crowd(memory, sync, run_together, steps=60_000, timeout_s=400.0)
 
 
 def test_threads_that_want_the_last_page_get_it_once(sync: Sync, run_together: RunTogether) -> None:

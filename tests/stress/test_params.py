@@ -90,7 +90,7 @@ def test_every_mutant_is_a_good_word(mutant: str) -> None:
         ("fail_rate", 1.5, "--fail-rate: 1.5, expected a probability, 0 .. 1"),
         ("delay_rate", math.nan, "--delay-rate: nan, expected a probability, 0 .. 1"),
         ("lose_rate", -1.0, "--lose-rate: -1.0, expected a probability, 0 .. 1"),
-        ("mutant", "M-0", "--mutant: 'M-0', expected one of M-1, M-17, M-26"),
+        ("mutant", "M-0", "--mutant: 'M-0', expected one that explore --list shows"),
         (
             "reporter_sleep_s",
             (2.0, 1.0),

@@ -1,0 +1,234 @@
+"""M-54 .. M-64: devices that come and go, and what their neighbours may rely on."""
+
+from __future__ import annotations
+
+from pagealloc.buddy import Buddy
+from pagealloc.free_area import FreeArea
+from pagealloc.memory import Memory
+from pagealloc.zone import Zone
+from stress.mutants.planting import Mutant, edited
+from workers.page_reporting import PageReporting
+from workers.workqueue import Workqueue
+
+LIFE = {
+    "M-54": Mutant(
+        "unregisters without cancelling the work",
+        "S22",
+        (
+            edited(
+                PageReporting,
+                "begin_unregister",
+                """
+                - self._workqueue.bar(leaving.work)
+                """,
+            ),
+            edited(
+                PageReporting,
+                "finish_unregister",
+                """
+                - if not self._workqueue.cancel_delayed_work_sync(leaving.work, timeout_s):
+                -     raise ReporterStuck(
+                -         f"device {leaving.device.name} cannot be unregistered: {self.describe_flight()}"
+                -     )
+                """,
+            ),
+        ),
+    ),
+    "M-54a": Mutant(
+        "cancels the work before it takes the device back, so that a free can arm it again",
+        "S22",
+        (
+            edited(
+                PageReporting,
+                "begin_unregister",
+                """
+                + self._workqueue.cancel_delayed_work_sync(leaving.work)
+                  self._registered = None
+
+                - self._workqueue.bar(leaving.work)
+                """,
+            ),
+            edited(
+                PageReporting,
+                "finish_unregister",
+                """
+                - if not self._workqueue.cancel_delayed_work_sync(leaving.work, timeout_s):
+                -     raise ReporterStuck(
+                -         f"device {leaving.device.name} cannot be unregistered: {self.describe_flight()}"
+                -     )
+                """,
+            ),
+        ),
+    ),
+    "M-54b": Mutant(
+        "does not wait for the frees that have looked the device up already",
+        "S22",
+        (
+            edited(
+                PageReporting,
+                "begin_unregister",
+                """
+                - self._synchronize_rcu()
+                """,
+            ),
+        ),
+    ),
+    "M-55": Mutant(
+        "unregisters a device that failed from within its own pass",
+        "L4",
+        (
+            edited(
+                PageReporting,
+                "_report",
+                """
+                +     self.unregister(registration.device)
+                  self._trace(
+                """,
+            ),
+        ),
+    ),
+    "M-56": Mutant(
+        "shows the device to everybody before its state and its work are initialised",
+        "S22",
+        (
+            edited(
+                PageReporting,
+                "register",
+                """
+                - self.request(registration)
+
+                + registration.state.store(PAGE_REPORTING_IDLE)
+                + registration.work = DelayedWork(device.name, lambda: self.process(registration))
+                + self.request(registration)
+                  self._trace("page_reporting_register", {"device": device.name, "order": order})
+                """,
+            ),
+        ),
+    ),
+    "M-57": Mutant(
+        "lets a second device take the place of the first",
+        "S22",
+        (
+            edited(
+                PageReporting,
+                "register",
+                """
+                - if self._registered is not None:
+                -     raise DeviceBusy(f"device {self._registered.device.name} is registered; unregister it first")
+                """,
+            ),
+        ),
+    ),
+    "M-58": Mutant(
+        "turns reporting off with the last device, and then does not clear Reported on removal",
+        "S1..S5",
+        (
+            edited(
+                PageReporting,
+                "finish_unregister",
+                """
+                + for zone in self.zones:
+                +     zone.page_reporting_order = zone.layout.nr_orders
+                  self._trace("page_reporting_unregister", {"device": leaving.device.name})
+                """,
+            ),
+            edited(
+                FreeArea,
+                "del_page_from_free_list",
+                """
+                - if state[index] & REPORTED:
+                + if self.page_reporting_order < self.layout.nr_orders and state[index] & REPORTED:
+                """,
+            ),
+        ),
+    ),
+    "M-59": Mutant(
+        "lets the device go while its pass still runs",
+        "S22",
+        (
+            edited(
+                Workqueue,
+                "cancel_delayed_work_sync",
+                """
+                - while work.running:
+                -     remaining = None if deadline is None else deadline - self._sync.monotonic()
+                -     if remaining is not None and remaining <= 0:
+                -         return False
+                -     self._changed.wait(remaining)
+                """,
+            ),
+        ),
+    ),
+    "M-60": Mutant(
+        "reads the smallest order to report again for each zone, while somebody changes it",
+        "S11",
+        (
+            edited(
+                PageReporting,
+                "process_zone",
+                """
+                - for order in range(registration.order, zone.layout.nr_orders):
+                + for order in range(registration.device.order or zone.layout.pageblock_order, zone.layout.nr_orders):
+                """,
+            ),
+        ),
+    ),
+    "M-61": Mutant(
+        "does not clear zeroed allocations of reported orders, as if the host had",
+        "S25",
+        (
+            edited(
+                Memory,
+                "alloc_pages",
+                """
+                + if order >= self.zone_of(pfn).page_reporting_order:
+                +     return pfn
+                  if gfp & GFP_ZERO and self.ram is not None:
+                """,
+            ),
+        ),
+    ),
+    "M-62": Mutant(
+        "takes a batch back before the device has completed it",
+        "S13",
+        (
+            edited(
+                PageReporting,
+                "_report",
+                """
+                - registration.device.reporter.report(zone, batch)
+                + self._sync.spawn('device', lambda: registration.device.reporter.report(zone, batch))
+                """,
+            ),
+        ),
+    ),
+    "M-63": Mutant(
+        "hands a block of just the right size over without taking it off its list",
+        "S1..S5",
+        (
+            edited(
+                Buddy,
+                "rmqueue_smallest",
+                """
+                - self.del_page_from_free_list(index, current_order)
+                + if current_order > order:
+                +     self.del_page_from_free_list(index, current_order)
+                """,
+            ),
+        ),
+    ),
+    "M-64": Mutant(
+        "asks for no report when page sets are drained",
+        "L1",
+        (
+            edited(
+                Zone,
+                "free_pcppages_bulk",
+                """
+                - self.free_one_page(index, order, self.get_pageblock_migratetype(index), 0)
+                + self.free_one_page(index, order, self.get_pageblock_migratetype(index), FPI_SKIP_REPORT_NOTIFY)
+                """,
+            ),
+        ),
+    ),
+}
