@@ -342,22 +342,23 @@ def add_mutants(commands: argparse._SubParsersAction[Any]) -> None:
     )
     parser.set_defaults(command=command_mutants)
     parser.add_argument("mutants", nargs="*", metavar="M", help="these only (default: all)")
+    parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=", ".join(STRATEGIES))
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random strategies")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", type=Path, metavar="DIR", help="keep a replay file of each")
 
 
-def hunt(task: tuple[str, int]) -> Hunt:
+def hunt(task: tuple[str, str, int]) -> Hunt:
     """Look for one mutant in every scenario, with more and more executions."""
-    name, seed = task
+    name, strategy, seed = task
     mutant = MUTANTS[name]
     executions = 0
     sync = RealSync()
     begin_s = sync.monotonic()
     for budget, presets in HUNT_ROUNDS:
         for scenario, preset in product(SCENARIOS, presets):
-            result = run_job(Job(scenario, preset, "portfolio", seed, budget, 2, name))
+            result = run_job(Job(scenario, preset, strategy, seed, budget, 2, name))
             executions += result.executions
             if result.failure is not None:
                 found_by = f"{scenario}: {result.failure.invariant} ({result.found_by})"
@@ -385,7 +386,9 @@ def command_mutants(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 1:
         raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
     names = arguments.mutants or list(MUTANTS)
-    tasks = [(name, arguments.seed) for name in names]
+    if arguments.strategy not in STRATEGIES:
+        raise BadArgument(f"--strategy: {arguments.strategy!r}, expected one of {', '.join(STRATEGIES)}")
+    tasks = [(name, arguments.strategy, arguments.seed) for name in names]
     console = Console(stderr=True)
     with ProcessPoolExecutor(arguments.jobs) as executor:
         found: Iterable[Hunt] = executor.map(hunt, tasks)

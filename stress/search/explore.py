@@ -1,4 +1,4 @@
-"""Many executions of one scenario: searched, and the first that fails is shrunk.
+"""Many executions of one scenario: searched until one fails.
 
 Executions know nothing of each other but what pays: which zone states were validated, and in which order
 lock classes were taken.
@@ -14,7 +14,8 @@ from stress.mutants import planted
 from stress.search.kit import Kit
 from stress.search.lockdep import Lockdep
 from stress.search.scenarios import SCENARIOS, Body
-from stress.search.strategy import Portfolio, Replay, Strategy
+from stress.search.shrink import shrink
+from stress.search.strategy import Portfolio, Strategy
 from stress.search.world import Abandoned, Chooser, ScheduleError, Violation, World
 from workers.page_reporting import Reporter
 
@@ -106,7 +107,17 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
             if isinstance(world.failure, Violation):
                 result.found_by = strategy.found_by if isinstance(strategy, Portfolio) else strategy.name
                 result.first_switches = world.switches
-                result.failure = shrink(subject, world, mutant)
+                simplest = shrink(subject.execute, world)
+                assert isinstance(simplest.failure, Violation)
+                result.failure = Failure(
+                    subject.name,
+                    subject.policy.name,
+                    mutant,
+                    simplest.failure.invariant,
+                    simplest.failure.text,
+                    simplest.schedule,
+                    simplest.switches,
+                )
                 break
             if world.failure is None:
                 result.histories.add(world.history)
@@ -115,47 +126,3 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
     result.complete = strategy.complete
     result.covered = strategy.covered()
     return result
-
-
-def shrink(subject: Program, world: World, mutant: str | None) -> Failure:
-    """Make a failing schedule as simple as possible: fewest switches first, then fewest entries.
-
-    Ranges of entries are cut out or replaced by "go on as you are", from large to small, as long as the same
-    invariant still breaks.
-    """
-    assert isinstance(world.failure, Violation)
-    best, best_world = world.schedule, world
-    invariant = world.failure.invariant
-    improved = True
-    while improved:
-        improved = False
-        size = max(1, len(best) // 2)
-        while size >= 1:
-            at = 0
-            while at < len(best):
-                candidate = best[:at] + best[at + size :]
-                shorter = subject.execute(Replay(candidate, strict=False))
-                if _simpler(shorter, best_world, invariant):
-                    best, best_world = shorter.schedule, shorter
-                    improved = True
-                else:
-                    at += size
-            size //= 2
-    failure = best_world.failure
-    assert isinstance(failure, Violation)
-    return Failure(
-        subject.name,
-        subject.policy.name,
-        mutant,
-        failure.invariant,
-        failure.text,
-        best_world.schedule,
-        best_world.switches,
-    )
-
-
-def _simpler(world: World, than: World, invariant: str) -> bool:
-    failure = world.failure
-    if not isinstance(failure, Violation) or failure.invariant != invariant:
-        return False
-    return (world.switches, len(world.schedule)) < (than.switches, len(than.schedule))

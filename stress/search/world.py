@@ -120,6 +120,8 @@ class World:
         self.current: Task
         self.now_s = 0.0
         self.schedule: list[int] = []
+        self.picked: list[int] = []  # of the schedule, the picks: the numbers of the tasks
+        self.drawn: list[int] = []  # of the schedule, the draws
         self.steps = 0
         self.preemptions = 0
         self.switches = 0
@@ -247,6 +249,7 @@ class World:
         except (Abandoned, ScheduleError) as failure:
             self.end(failure)
         self.schedule.append(value)
+        self.drawn.append(value)
         task = self.current
         self._remember(task, hash((task.history, "draw", value)))
         return value
@@ -294,8 +297,9 @@ class World:
                 at = self._chooser.pick(self, candidates, current)
             except (Abandoned, ScheduleError) as failure:
                 self.end(failure)
-            self.schedule.append(at)
             chosen = candidates[at]
+            self.schedule.append(at)
+            self.picked.append(chosen.number)
         if chosen.waits_for is not None and chosen.deadline_s is not None:
             chosen.timed_out = True
             self.now_s = max(self.now_s, chosen.deadline_s)
