@@ -137,7 +137,7 @@ def _story(config: pytest.Config, subject: Program, failure: Failure, *, replaya
     else:
         text.write("the schedule does not fail any more")
     if replayable:
-        cache = config.cache
+        cache = getattr(config, "cache", None)  # absent with -p no:cacheprovider
         folder = Path(cache.mkdir("explore")) if cache is not None else Path()
         file = folder / f"{hashlib.sha256(subject.name.encode()).hexdigest()[:12]}.json"
         replay.save(file, failure)

@@ -19,6 +19,8 @@ from pagealloc.zone import Zone
 from workers.page_reporting import PageReporting
 from workers.workqueue import Workqueue
 
+pytest_plugins = ["pytester"]
+
 PATIENCE_S = 20.0  # far beyond what anything here takes; only a hang meets it
 LEAVING_S = 5.0  # for threads that were told to end
 POLL_S = 0.005

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -27,6 +30,13 @@ from stress.search.story import tell, write_perfetto
 from stress.search.strategy import make_strategy
 from stress.search.world import Violation
 
+T = TypeVar("T")
+
+WORLDS = ("controlled", "real")
+# Enough churn at the reporting order for plain stress to have its chance; small, so that many runs fit.
+REAL_WORLD = ("--zones", "DMA32=64MiB,Normal=96MiB", "--order", "5", "--capacity", "8", "--delay", "0.02")
+REAL_PATIENCE_S = 15.0
+SECONDS_MAX = 1e6
 STRATEGIES = ("portfolio", "dfs", "pct", "random")
 REPLAY_FILE = "failure-{scenario}-{preset}{mutant}.json"
 # A mutant is looked for in every scenario with few executions first: most faults show at once somewhere.
@@ -169,7 +179,7 @@ def _until_failure(results: Iterable[Result]) -> Iterator[Result]:
             return
 
 
-def _tracked(results: Iterable[Result], total: int, console: Console, *, quiet: bool) -> Iterable[Result]:
+def _tracked(results: Iterable[T], total: int, console: Console, *, quiet: bool) -> Iterable[T]:
     if quiet or not console.is_terminal:
         return results
     return track(results, "searching", total=total, console=console, transient=True)
@@ -342,6 +352,12 @@ def add_mutants(commands: argparse._SubParsersAction[Any]) -> None:
     )
     parser.set_defaults(command=command_mutants)
     parser.add_argument("mutants", nargs="*", metavar="M", help="these only (default: all)")
+    parser.add_argument(
+        "--world", default="controlled", metavar="W", help="controlled, or real: plain stress runs on threads"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, metavar="S", help="for all mutants together, in the real world"
+    )
     parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=", ".join(STRATEGIES))
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random strategies")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
@@ -379,32 +395,78 @@ def hunt(task: tuple[str, str, int]) -> Hunt:
     )
 
 
+def hunt_on_threads(name: str, seconds: float, seed: int) -> Hunt:
+    """Let one mutant run under plain stress, in a process of its own: it may well hang."""
+    mutant = MUTANTS[name]
+    sync = RealSync()
+    begin_s = sync.monotonic()
+    command = [
+        sys.executable,
+        "-m",
+        "stress",
+        "run",
+        "--json",
+        "--mutant",
+        name,
+        "--seconds",
+        f"{seconds:.3f}",
+    ]
+    with TemporaryDirectory() as folder:
+        command += [*REAL_WORLD, "--seed", str(seed), "--run-dir", folder]
+        try:
+            ended = subprocess.run(  # noqa: S603 - this very program
+                command, capture_output=True, text=True, timeout=seconds + REAL_PATIENCE_S, check=False
+            )
+            found_by = _real_finding(ended)
+        except subprocess.TimeoutExpired:
+            found_by = f"real threads: no end after {seconds + REAL_PATIENCE_S:.0f} s"
+    return Hunt(name, mutant.about, mutant.invariant, found_by, 1, sync.monotonic() - begin_s, 0, 0, None)
+
+
+def _real_finding(ended: subprocess.CompletedProcess[str]) -> str | None:
+    try:
+        violations = json.loads(ended.stdout)["violations"]
+    except (ValueError, KeyError):
+        return f"real threads: ended without a verdict, exit status {ended.returncode}"
+    return f"real threads: {violations[0]}" if violations else None
+
+
 def command_mutants(arguments: argparse.Namespace) -> int:
     unknown = [name for name in arguments.mutants if name not in MUTANTS]
     if unknown:
         raise BadArgument(f"mutant {unknown[0]!r}, expected one that explore --list shows")
+    for name, known in (("strategy", STRATEGIES), ("world", WORLDS)):
+        if getattr(arguments, name) not in known:
+            raise BadArgument(f"--{name}: {getattr(arguments, name)!r}, expected one of {', '.join(known)}")
     if arguments.jobs < 1:
         raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
-    names = arguments.mutants or list(MUTANTS)
-    if arguments.strategy not in STRATEGIES:
-        raise BadArgument(f"--strategy: {arguments.strategy!r}, expected one of {', '.join(STRATEGIES)}")
-    tasks = [(name, arguments.strategy, arguments.seed) for name in names]
-    console = Console(stderr=True)
-    with ProcessPoolExecutor(arguments.jobs) as executor:
-        found: Iterable[Hunt] = executor.map(hunt, tasks)
-        if console.is_terminal and not arguments.json:
-            found = track(found, "hunting", total=len(tasks), console=console, transient=True)
-        hunts = list(found)
+    if not 0 < arguments.seconds < SECONDS_MAX:
+        raise BadArgument(f"--seconds: {arguments.seconds}, expected more than 0, less than {SECONDS_MAX:g}")
+    hunts = _hunt_all(arguments, arguments.mutants or list(MUTANTS))
     if arguments.save is not None:
         for one in hunts:
             if one.failure is not None:
                 _save(arguments.save, one.failure)
-    survived = [one for one in hunts if one.found_by is None]
     if arguments.json:
         print(json.dumps(_mutants_json(hunts)))
     else:
         _print_mutants(hunts)
-    return 1 if survived else 0
+    return 1 if any(one.found_by is None for one in hunts) else 0
+
+
+def _hunt_all(arguments: argparse.Namespace, names: list[str]) -> list[Hunt]:
+    console = Console(stderr=True)
+    executor: Executor
+    found: Iterable[Hunt]
+    if arguments.world == "real":
+        executor = ThreadPoolExecutor(arguments.jobs)  # each thread waits for a process
+        seconds = arguments.seconds * arguments.jobs / len(names)
+        found = executor.map(lambda name: hunt_on_threads(name, seconds, arguments.seed), names)
+    else:
+        executor = ProcessPoolExecutor(arguments.jobs)
+        found = executor.map(hunt, [(name, arguments.strategy, arguments.seed) for name in names])
+    with executor:
+        return list(_tracked(found, len(names), console, quiet=arguments.json))
 
 
 def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
@@ -421,17 +483,19 @@ def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
 def _print_mutants(hunts: list[Hunt]) -> None:
     console = Console()
     table = Table(box=None, padding=(0, 1))
-    for name in ("mutant", "what is wrong", "expected", "found by", "executions", "seconds", "switches"):
-        table.add_column(name, justify="right" if name in ("executions", "seconds") else "left")
+    table.add_column("mutant", no_wrap=True)
+    table.add_column("what is wrong", ratio=2)
+    table.add_column("found by", ratio=2)
+    for name in ("executions", "seconds", "switches"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in hunts:
         table.add_row(
             one.id,
             one.about,
-            one.invariant,
             one.found_by or "SURVIVED",
             f"{one.executions:,}",
             f"{one.seconds:.1f}",
-            f"{one.switches_found} → {one.switches_shrunk}" if one.found_by else "",
+            f"{one.switches_found} → {one.switches_shrunk}" if one.switches_found else "",
         )
     console.print(table, highlight=False, markup=False)
     for name, why in NOT_EXPRESSIBLE.items():

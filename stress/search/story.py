@@ -96,9 +96,8 @@ def _cell(turn: Turn) -> Text:
     ]
     if len(lines) > DONE_IN_A_TURN:
         pages = [line for line, entry in zip(lines, turn.entries, strict=True) if entry.kind == "page"]
-        shown = pages[-DONE_IN_A_TURN + 2 :]
-        lines = [lines[0], *shown, lines[-1]] if lines[-1] not in shown else [lines[0], *shown]
-        lines.append(f"({len(turn.entries)} steps)")
+        shown = [lines[0], *pages[-DONE_IN_A_TURN + 2 :], lines[-1]]
+        lines = [*dict.fromkeys(shown), f"({len(turn.entries)} steps)"]
     text = Text("\n".join(lines))
     if turn.reason:
         text.append(f"\n→ {turn.reason}", style="yellow")
