@@ -33,6 +33,7 @@ SEARCH_COMMANDS = {
     "explore": "search the schedules of small scenarios for a race",
     "replay": "execute a recorded failure again",
     "mutants": "show that every planted fault is found",
+    "bench": "measure the speed of schedule search",
 }
 
 EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT = 0, 1, 2
@@ -94,6 +95,7 @@ def _add_search(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     command.add_explore(commands)
     command.add_replay(commands)
     command.add_mutants(commands)
+    command.add_bench(commands)
 
 
 # -- run -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,9 @@ from pagealloc.policy import PRESETS
 from pagealloc.sync_real import RealSync
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.params import BadArgument
+from stress.run_directory import versions
 from stress.search import replay
+from stress.search.bench import run_bench
 from stress.search.explore import Failure, Result, explore, program
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import tell, write_perfetto
@@ -474,8 +476,10 @@ def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
     return {
         "total": len(hunts),
         "found": sum(one.found_by is not None for one in hunts),
-        "survived": [one.id for one in hunts if one.found_by is None],
-        "not_expressible": NOT_EXPRESSIBLE,
+        "survived": sum(one.found_by is None for one in hunts),
+        "not_expressible": len(NOT_EXPRESSIBLE),
+        "survivors": [one.id for one in hunts if one.found_by is None],
+        "reasons": NOT_EXPRESSIBLE,
         "mutants": [{name: getattr(one, name) for name in fields} for one in hunts],
     }
 
@@ -506,3 +510,39 @@ def _print_mutants(hunts: list[Hunt]) -> None:
         style="bold green" if found == len(hunts) else "bold red",
         highlight=False,
     )
+
+
+# -- bench ---------------------------------------------------------------------------------------------------
+
+
+def add_bench(commands: argparse._SubParsersAction[Any]) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure the speed of schedule search",
+        description="Measure the speed of schedule search.",
+    )
+    parser.set_defaults(command=command_bench)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def command_bench(arguments: argparse.Namespace) -> int:
+    rows = run_bench()
+    if arguments.json:
+        print(json.dumps({"versions": versions(), "rows": [asdict(row) for row in rows]}))
+        return 0
+    console = Console()
+    table = Table(box=None, padding=(0, 1))
+    for name in ("what", "points", "per second", "spread", "ratio", "goal", "met"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.points:.0f}",
+            f"{row.per_second:,.0f}",
+            f"{row.spread:.0%}",
+            f"{row.ratio:.2f}",
+            f"{row.goal:.2f}",
+            "yes" if row.met else "no",
+        )
+    console.print(table, highlight=False)
+    return 0

@@ -63,9 +63,9 @@ class Program:
         self._lockdep = Lockdep()
         self._sound: set[object] = set()
 
-    def execute(self, chooser: Chooser, *, log: bool = False) -> World:
+    def execute(self, chooser: Chooser, *, log: bool = False, world_class: type[World] = World) -> World:
         """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
-        world = World(chooser)
+        world = world_class(chooser)
         world.log = [] if log else None
         self._lockdep.begin()
         if len(self._sound) > SOUND_MAX:

@@ -115,6 +115,9 @@ class World:
     in milliseconds, in the order in which they would.
     """
 
+    coroutine: type[greenlet] = greenlet  # what a task runs on; the benchmark puts threads in its place
+    running: Callable[[], greenlet] = staticmethod(getcurrent)
+
     def __init__(self, chooser: Chooser, *, virtual: bool = False, steps_max: int = STEPS_MAX) -> None:
         self.tasks: list[Task] = []
         self.current: Task
@@ -132,7 +135,7 @@ class World:
         self._chooser = chooser
         self.virtual = virtual
         self._steps_max = steps_max
-        self._hub = getcurrent()
+        self._hub = self.running()
         self._data_history = 0
         self._data_readers = 0
         self._ready: list[Task] = []  # who can go on; kept as long as nobody blocks, wakes, begins or ends
@@ -164,7 +167,7 @@ class World:
     def spawn(self, name: str, target: Callable[[], None]) -> Task:
         """Add a task that can be picked from now on."""
         task = Task(len(self.tasks), name)
-        task.greenlet = greenlet(lambda: self._body(task, target), parent=self._hub)
+        task.greenlet = self.coroutine(lambda: self._body(task, target), parent=self._hub)
         self.tasks.append(task)
         self._ready_is_stale = True
         self.history += task.history

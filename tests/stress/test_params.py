@@ -231,9 +231,11 @@ def test_help_is_given_on_stdout(capsys: pytest.CaptureFixture[str], arguments: 
     assert captured.err == ""
 
 
-def test_the_help_of_run_names_every_parameter_and_every_mutant(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_run_names_every_parameter_and_where_the_mutants_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     answer(["run", "--help"])
     out = capsys.readouterr().out
     for name in RunParams().as_dict():
         assert f"--{name.removesuffix('_s').replace('_', '-')}" in out
-    assert all(mutant in out for mutant in MUTANTS)
+    assert "explore --list" in out

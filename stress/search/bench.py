@@ -1,0 +1,185 @@
+"""How fast schedules are executed, and what coroutines are worth against threads that pass a baton.
+
+All figures come from one process and one run, interleaved, so that a noisy machine disturbs them alike; the
+ratio is what counts. The program named *locks* is the scheduler alone: three tasks and a lock. *protocol* is
+a scenario with the allocator, the worker and every invariant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import cast
+
+from greenlet import greenlet
+
+from pagealloc.policy import PRESETS
+from pagealloc.sync import Lock
+from pagealloc.sync_real import RealSync
+from stress.search.explore import Program
+from stress.search.kit import Kit
+from stress.search.scenarios import SCENARIOS
+from stress.search.strategy import RandomWalk
+from stress.search.world import World
+
+ROUNDS = 5
+EXECUTIONS = {"locks": 2000, "protocol": 1000}
+LOCK_ROUNDS = 13  # of an acquire and a release, in each of three tasks: 78 points
+GOAL_PER_SECOND = 5000
+GOAL_RATIO = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the benchmark: `ratio` is the figure divided by what it is held against."""
+
+    name: str
+    points: float
+    per_second: float
+    spread: float
+    ratio: float
+    goal: float
+    met: bool
+
+
+class Baton:
+    """A thread that runs only while it has the baton: what a greenlet is, on threads (as far as `World` goes)."""
+
+    _sync = RealSync()
+    _current: Baton
+
+    def __init__(self, run: Callable[[], None] | None, parent: Baton | None = None) -> None:
+        self._run = run
+        self._parent = parent
+        self._turn: Lock = self._sync.mutex("baton")
+        self._turn.acquire()
+        self._thrown: type[BaseException] | None = None
+        self._started = run is None
+        self.dead = False
+
+    @classmethod
+    def current(cls) -> Baton:
+        """Return who has the baton; the first who asks is the hub."""
+        if not hasattr(cls, "_current"):
+            cls._current = Baton(None)
+        return cls._current
+
+    def switch(self) -> None:
+        """Hand the baton over, and wait to get it back."""
+        mine = Baton._current
+        Baton._current = self
+        if self._started:
+            self._turn.release()
+        else:
+            self._started = True
+            self._sync.spawn("baton", self._live)
+        mine._turn.acquire()  # noqa: SLF001 - one of us
+        if mine._thrown is not None:  # noqa: SLF001
+            raise mine._thrown  # noqa: SLF001
+
+    def throw(self, error: type[BaseException]) -> None:
+        """Have the other one raise an exception where it waits."""
+        if not self._started:
+            self.dead = True
+            return
+        self._thrown = error
+        self.switch()
+
+    def _live(self) -> None:
+        assert self._run is not None
+        assert self._parent is not None
+        self._run()
+        self.dead = True
+        Baton._current = self._parent
+        self._parent._turn.release()  # noqa: SLF001
+
+
+class ThreadWorld(World):
+    """The same world, on threads."""
+
+    coroutine = cast("type[greenlet]", Baton)
+    running = cast("Callable[[], greenlet]", staticmethod(Baton.current))
+
+
+def _locks(kit: Kit) -> None:
+    lock = kit.sync.spinlock("zone->lock bench")
+
+    def work() -> None:
+        for _ in range(LOCK_ROUNDS):
+            lock.acquire()
+            lock.release()
+
+    for name in ("a", "b", "c"):
+        kit.sync.spawn(name, work)
+
+
+def _measure(program: Program, world_class: type[World], executions: int, seed: int) -> tuple[float, float]:
+    """Return (executions per second, choice points per execution) of random walks."""
+    sync = RealSync()
+    walk = RandomWalk(seed)
+    steps = 0
+    begin_s = sync.monotonic()
+    for _ in range(executions):
+        steps += program.execute(walk, world_class=world_class).steps
+    return executions / (sync.monotonic() - begin_s), steps / executions
+
+
+def run_bench() -> list[Row]:
+    """Measure, in turn and several times; returns the rows."""
+    policy = PRESETS["v6.1"]
+    programs = {
+        "locks": Program("locks", _locks, policy),
+        "protocol": Program("free-the-buddy", SCENARIOS["free-the-buddy"].body, policy),
+    }
+    kinds: list[tuple[str, type[World], int]] = [
+        ("locks", World, EXECUTIONS["locks"]),
+        ("locks", ThreadWorld, EXECUTIONS["locks"] // 10),
+        ("protocol", World, EXECUTIONS["protocol"]),
+        ("protocol", ThreadWorld, EXECUTIONS["protocol"] // 10),
+    ]
+    figures: dict[tuple[str, type[World]], list[tuple[float, float]]] = {}
+    for seed in range(ROUNDS):
+        for name, world_class, executions in kinds:
+            figure = _measure(programs[name], world_class, executions, seed)
+            figures.setdefault((name, world_class), []).append(figure)
+    rows = []
+    for name in programs:
+        rows += _rows(name, partial(_of, figures, name))
+    return rows
+
+
+def _of(
+    figures: dict[tuple[str, type[World]], list[tuple[float, float]]], name: str, world_class: type[World]
+) -> list[tuple[float, float]]:
+    return figures[name, world_class]
+
+
+def _rows(name: str, of: Callable[[type[World]], list[tuple[float, float]]]) -> list[Row]:
+    rates = [rate for rate, _ in of(World)]
+    points = median(points for _, points in of(World))
+    ratios = [ours / theirs for (ours, _), (theirs, _) in zip(of(World), of(ThreadWorld), strict=True)]
+    rate, ratio = median(rates), median(ratios)
+    spread = (max(rates) - min(rates)) / rate
+    share = rate / GOAL_PER_SECOND
+    return [
+        Row(
+            f"{name}: executions per second, of {GOAL_PER_SECOND}",
+            points,
+            rate,
+            spread,
+            share,
+            1.0,
+            share >= 1.0,
+        ),
+        Row(
+            f"{name}: coroutines against a baton",
+            points,
+            rate,
+            spread,
+            ratio,
+            GOAL_RATIO,
+            ratio >= GOAL_RATIO,
+        ),
+    ]
