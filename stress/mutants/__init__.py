@@ -1,10 +1,9 @@
 """Planted faults: plausible bugs, patched in at run time to show that the checks see them.
 
-Each has the number that `linux-page-reporting.md` gives the bug in its section 3.3; a letter behind the
-number is one more way to make the same mistake. Nearly all are written as the diff that a bad patch would
-be (see `planting`). Nothing outside this folder knows them.
+Each has a number of its own; a letter behind the number is one more way to make the same mistake. Nearly all
+are written as the diff that a bad patch would be (see `planting`). Nothing outside this folder knows them.
 
-One module for each heading of that section: `flags`, `races`, `batches`, `visits`, `states`, `life`.
+One module for each kind: `flags`, `races`, `batches`, `visits`, `states`, `life`.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from pagealloc.policy import PRESETS
 from pagealloc.sync_real import RealSync
+from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.params import BadArgument
 from stress.run_directory import versions
@@ -231,7 +232,7 @@ def _print_explore(
     console = Console()
     table = Table(box=None, padding=(0, 1))
     for name in ("scenario", "preset", "executions", "distinct", "steps", "per second", ""):
-        table.add_column(name, justify="left" if name in ("scenario", "preset", "") else "right")
+        table.add_column(name, justify="left" if name in ("scenario", "preset", "") else "right", no_wrap=True)
     for job, result in zip(jobs, results, strict=False):
         rate = result.executions / result.seconds if result.seconds else 0.0
         verdict = "FAILURE" if result.failure else ("complete" if result.complete else "silent")
@@ -289,6 +290,7 @@ def _list(*, as_json: bool) -> int:
         ("scenarios", [(one.name, one.about) for one in SCENARIOS.values()]),
         ("mutants", [(name, mutant.about) for name, mutant in MUTANTS.items()]),
         ("not expressible", list(NOT_EXPRESSIBLE.items())),
+        ("invariants", list(INVARIANTS.items())),
     ):
         table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 1))
         table.add_column(no_wrap=True)

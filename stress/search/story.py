@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stress.invariants import INVARIANTS
 from stress.search.world import LogEntry, Violation, World
 
 STEP_US = 10  # width of one step in an exported trace; steps have no duration of their own
@@ -51,6 +52,7 @@ def tell(console: Console, world: World, title: str) -> None:
     assert log is not None
     console.print(f"{title}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"violated {failure}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"expected: {INVARIANTS[failure.invariant]}", highlight=False, markup=False, soft_wrap=True)
     history = page_history(log, world, failure.text)
     if history:
         console.print("\nlife of the page", style="bold")

@@ -26,6 +26,8 @@ from typing import NamedTuple, NoReturn, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from stress.invariants import INVARIANTS
+
 STEPS_MAX = 5000  # of one execution; the scenarios need a few hundred
 
 
@@ -38,12 +40,13 @@ class Abandoned(BaseException):
 
 
 class Violation(BaseException):
-    """An invariant does not hold; `invariant` is its name (S1 .. S26, L1 .. L8, deadlock, livelock).
+    """An invariant does not hold; `invariant` is its name, a key of `INVARIANTS`.
 
     No Exception: the product, which outlives a reporter that raises, must not outlive this.
     """
 
     def __init__(self, invariant: str, text: str) -> None:
+        assert invariant in INVARIANTS, invariant
         super().__init__(f"{invariant}: {text}")
         self.invariant = invariant
         self.text = text

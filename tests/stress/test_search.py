@@ -15,6 +15,7 @@ if not gil_enabled():
 pytest.importorskip("greenlet", reason="schedule search needs greenlet")
 
 from stress.cli import main
+from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE, StaleMutant, planted
 from stress.mutants.planting import edited, install
 from stress.search import replay
@@ -40,6 +41,11 @@ def test_the_correct_code_is_silent(preset: str) -> None:
     for scenario in SCENARIOS:
         failure = search(scenario, executions=40, preset=preset).failure
         assert failure is None, failure
+
+
+def test_every_invariant_that_a_fault_is_expected_to_break_has_words() -> None:
+    assert {mutant.invariant for mutant in MUTANTS.values()} <= set(INVARIANTS)
+    assert {f"S{n}" for n in range(1, 27)} | {f"L{n}" for n in range(1, 9)} <= set(INVARIANTS)
 
 
 # -- faults are found --------------------------------------------------------------------------------------
