@@ -17,6 +17,7 @@ class Strategy(Protocol):
     """A source of executions."""
 
     name: str
+    executions: int
 
     def begin(self) -> Chooser | None:
         """Return the chooser of the next execution, or None when there is nothing left to try."""
@@ -88,16 +89,16 @@ class RandomWalk:
         self.name = "random"
         self.complete = False
         self._rng: Rng = RealRng(seed)
-        self._executions = 0
+        self.executions = 0
 
     def begin(self) -> Chooser:
         return self
 
     def end(self, world: World) -> None:
-        self._executions += 1
+        self.executions += 1
 
     def covered(self) -> str:
-        return f"random: {self._executions} executions"
+        return f"random: {self.executions} executions"
 
     def pick(self, world: World, candidates: list[Task], current: Task | None) -> int:
         return int(self._rng.random() * len(candidates))
@@ -121,7 +122,7 @@ class Pct:
         self.complete = False
         self._depth = depth
         self._rng: Rng = RealRng(seed)
-        self._executions = 0
+        self.executions = 0
         self._choices_max = 50
         self._tasks_max = 1
         self._priorities: dict[int, float] = {}
@@ -135,15 +136,15 @@ class Pct:
         return self
 
     def end(self, world: World) -> None:
-        self._executions += 1
+        self.executions += 1
         self._choices_max = max(self._choices_max, self._choices)
         self._tasks_max = max(self._tasks_max, len(world.tasks))
 
     def covered(self) -> str:
         odds = self._tasks_max * self._choices_max ** (self._depth - 1)
-        missed = (1 - 1 / odds) ** self._executions
+        missed = (1 - 1 / odds) ** self.executions
         return (
-            f"{self.name}: {self._executions} executions, n = {self._tasks_max}, k = {self._choices_max}: a bug of "
+            f"{self.name}: {self.executions} executions, n = {self._tasks_max}, k = {self._choices_max}: a bug of "
             f"depth {self._depth} is missed with probability {missed:.2g} at most"
         )
 
@@ -192,7 +193,7 @@ class DepthFirst:
         self._path: list[_Choice] = []
         self._depth = 0
         self._seen: dict[tuple[int, int], int] = {}
-        self._executions = 0
+        self.executions = 0
         self._pruned = 0
         self._started = False
 
@@ -209,14 +210,14 @@ class DepthFirst:
         return self
 
     def end(self, world: World) -> None:
-        self._executions += 1
+        self.executions += 1
         if isinstance(world.failure, Abandoned):
             self._pruned += 1
 
     def covered(self) -> str:
         all_of_them = "all schedules" if self.complete else "schedules"
         return (
-            f"dfs: {all_of_them} with at most {self._bound} preemptions: {self._executions} executed, "
+            f"dfs: {all_of_them} with at most {self._bound} preemptions: {self.executions} executed, "
             f"{self._pruned} of them only up to a state met before"
         )
 
@@ -263,27 +264,27 @@ class Portfolio:
         self._bounded = [DepthFirst(bound) for bound in range(1, preemptions + 1)]
         self._turns: list[Strategy] = [RandomWalk(seed), Pct(seed + 1, 2), Pct(seed + 2, 3), Pct(seed + 3, 5)]
         self._share = max(1, executions // (2 * max(1, len(self._bounded))))
-        self._executions = 0
+        self.executions = 0
         self._now: Strategy = self._turns[0]
 
     def begin(self) -> Chooser | None:
-        at = self._executions // self._share
+        at = self.executions // self._share
         if at < len(self._bounded):
             self._now = self._bounded[at]
             chooser = self._now.begin()
             if chooser is not None:
                 return chooser
-            self._executions = (at + 1) * self._share
+            self.executions = (at + 1) * self._share
             return self.begin()
-        self._now = self._turns[self._executions % len(self._turns)]
+        self._now = self._turns[self.executions % len(self._turns)]
         return self._now.begin()
 
     def end(self, world: World) -> None:
-        self._executions += 1
+        self.executions += 1
         self._now.end(world)
 
     def covered(self) -> str:
-        return "; ".join(strategy.covered() for strategy in [*self._bounded, *self._turns])
+        return "; ".join(one.covered() for one in [*self._bounded, *self._turns] if one.executions)
 
     @property
     def complete(self) -> bool:
