@@ -232,7 +232,9 @@ def _print_explore(
     console = Console()
     table = Table(box=None, padding=(0, 1))
     for name in ("scenario", "preset", "executions", "distinct", "steps", "per second", ""):
-        table.add_column(name, justify="left" if name in ("scenario", "preset", "") else "right", no_wrap=True)
+        table.add_column(
+            name, justify="left" if name in ("scenario", "preset", "") else "right", no_wrap=True
+        )
     for job, result in zip(jobs, results, strict=False):
         rate = result.executions / result.seconds if result.seconds else 0.0
         verdict = "FAILURE" if result.failure else ("complete" if result.complete else "silent")

@@ -57,6 +57,7 @@ class ControlledLock(Subject):
         if self.on_release is not None:
             self.on_release()
         self.owner = None
+        world.publish(owner)
         owner.locks_held -= 1
         if self._lockdep is not None:
             self._lockdep.released(world, self)
@@ -91,6 +92,7 @@ class ControlledCondition(Subject):
         world = self.world
         self._expect_lock("wait for")
         self.lock.owner = None
+        world.publish(world.current)
         world.current.locks_held -= 1
         world.wake(self.lock)
         notified = world.block(self, "wait", timeout_s)

@@ -113,6 +113,7 @@ class Kit:
             watermark_boost_factor=boost_factor,
         )
         self.zones = self.memory.zones
+        self.world.lockless_writes = page_sets
         for zone in self.zones:
             assert isinstance(zone, WatchedZone)
             self.oracle.watch(zone)

@@ -315,6 +315,7 @@ def uptodate_owner(kit: Kit) -> None:
     kit.build(("Normal", 32), capacity=1)
     zone = kit.zones[0]
     pfns = kit.alloc_nearly_all(3)
+    kit.world.lockless_writes = True  # the owner's flag
     kit.start()
 
     def mark_and_free() -> None:

@@ -192,7 +192,7 @@ class DepthFirst:
         self._bound = preemptions
         self._path: list[_Choice] = []
         self._depth = 0
-        self._seen: dict[tuple[int, int], int] = {}
+        self._seen: dict[tuple[int, int, int, float], int] = {}
         self.executions = 0
         self._pruned = 0
         self._started = False
@@ -225,7 +225,7 @@ class DepthFirst:
         if self._depth < len(self._path):
             return self._follow()
         running = -1 if current is None else current.number
-        key = (world.history, running)
+        key = (world.history, world.data_history, running, world.now_s)
         used = self._seen.get(key)
         if used is not None and used <= world.preemptions:
             raise Abandoned

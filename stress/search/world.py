@@ -14,9 +14,10 @@ ints that replays the execution.
 
 **Which executions are the same?** Two schedules that differ only in the order of steps that cannot see each
 other's effects lead to the same state. Each step's hash covers its task's past, the past of the object that
-it operates on, and the past of the shared data; a step inside a lock counts as writing that data, any other
-as reading it, because the product peeks without locks. `history` sums the tasks' hashes: equal histories
-mean equal states, whatever order was taken (a Mazurkiewicz trace, fingerprinted).
+it operates on, the clock, and the past of the shared data: every step may read that data, because the product
+peeks without locks, and whoever holds a lock may have written it. `history` sums the tasks' hashes; equal
+`history`, `data_history` and clock mean equal states, whatever order was taken (a Mazurkiewicz trace,
+fingerprinted).
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ class World:
         self.preemptions = 0
         self.switches = 0
         self.history = 0  # sum of the tasks' histories: see the module's text
+        self.lockless_writes = False  # whether shared data may be written without a lock, as page sets do
         self.aborting = False
         self.failure: BaseException | None = None
         self.log: list[LogEntry] | None = None
@@ -139,7 +141,7 @@ class World:
         self.virtual = virtual
         self._steps_max = steps_max
         self._hub = self.running()
-        self._data_history = 0
+        self.data_history = 0  # of the writes to shared data, in their order
         self._data_readers = 0
         self._ready: list[Task] = []  # who can go on; kept as long as nobody blocks, wakes, begins or ends
         self._ready_is_stale = True
@@ -204,6 +206,8 @@ class World:
             return
         task = self.current
         task.op = (op, subject)
+        if task.locks_held or self.lockless_writes:
+            self.publish(task)
         candidates = self._candidates()
         if len(candidates) > 1:
             chosen = self._pick(candidates, task)
@@ -220,6 +224,8 @@ class World:
             raise GreenletExit
         task = self.current
         task.op = (op, subject)
+        if task.locks_held or self.lockless_writes:
+            self.publish(task)
         task.waits_for = subject
         task.wait_is_quiet = quiet
         task.deadline_s = None if timeout_s is None else self.now_s + max(0.0, timeout_s)
@@ -328,14 +334,15 @@ class World:
             self.fail("livelock", f"{self._steps_max} steps and no end; {task.name} is at {op} {subject}")
         if self.log is not None:
             self.log.append(LogEntry("step", task.number, op, str(subject), self.now_s))
-        history = hash((task.history, op, subject.history, self._data_history))
-        if task.locks_held:
-            self._data_history = hash((self._data_history, self._data_readers, history))
-            self._data_readers = 0
-        else:
-            self._data_readers += history
+        history = hash((task.history, op, subject.history, self.data_history, self.now_s))
+        self._data_readers += history
         subject.history = history
         self._remember(task, history)
+
+    def publish(self, task: Task) -> None:
+        """Account for what a task may have written under a lock, before anybody else can look at it."""
+        self.data_history = hash((self.data_history, self._data_readers, task.history))
+        self._data_readers = 0
 
     def _remember(self, task: Task, history: int) -> None:
         self.history += history - task.history
