@@ -27,6 +27,7 @@ from pagealloc.gfp import (
     gfp_zone,
 )
 from pagealloc.mmzone import (
+    ALLOC_HIGHATOMIC,
     ALLOC_KSWAPD,
     ALLOC_MIN_RESERVE,
     ALLOC_NOFRAGMENT,
@@ -140,11 +141,9 @@ class Memory:
         highest = gfp_zone(gfp)
         zonelist = self._zonelist(gfp, highest, node)
         migratetype = gfp_migratetype(gfp)
-        alloc_flags = WMARK_LOW
+        alloc_flags = WMARK_LOW | self._alloc_flags_nofragment(zonelist)
         if gfp & GFP_KSWAPD_RECLAIM:
             alloc_flags |= ALLOC_KSWAPD
-        if len(zonelist) > 1 and zonelist[0].name == "Normal" and zonelist[1].name == "DMA32":
-            alloc_flags |= ALLOC_NOFRAGMENT
         pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
         if pfn < 0:
             pfn = self._alloc_pages_slowpath(zonelist, highest, order, migratetype, gfp)
@@ -157,14 +156,12 @@ class Memory:
     def _get_page_from_freelist(
         self, zonelist: tuple[Zone, ...], highest: int, order: int, migratetype: int, alloc_flags: int
     ) -> int:
-        page_sets = self.page_sets
         for zone in zonelist:
+            if alloc_flags & ALLOC_NOFRAGMENT and zone.node != zonelist[0].node:
+                break  # mixing types at home is better than going far
             if not self._zone_watermark_fast(zone, order, highest, alloc_flags):
                 continue
-            if page_sets is not None and page_sets.holds(zone, order):
-                pfn = page_sets.alloc(zone, order, migratetype, alloc_flags)
-            else:
-                pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
+            pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
             if zone.boosted:
                 self._wakeup_kswapd(zone)
             if pfn >= 0:
@@ -174,6 +171,25 @@ class Memory:
                 zonelist, highest, order, migratetype, alloc_flags & ~ALLOC_NOFRAGMENT
             )
         return -1
+
+    def _rmqueue(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
+        """Take a block from the page set, or past it when the set gets none; its pfn, or -1 (`rmqueue`)."""
+        page_sets = self.page_sets
+        if page_sets is not None and page_sets.holds(zone, order):
+            pfn = page_sets.alloc(zone, order, migratetype, alloc_flags)
+            if pfn >= 0:
+                if alloc_flags & ALLOC_HIGHATOMIC:
+                    zone.reserve_highatomic(pfn)
+                return pfn
+        return zone.rmqueue_buddy(order, migratetype, alloc_flags)
+
+    def _alloc_flags_nofragment(self, zonelist: tuple[Zone, ...]) -> int:
+        """Keep types apart as long as a lower zone could serve instead: where Normal is preferred over DMA32."""
+        if not zonelist or zonelist[0].name != "Normal":
+            return 0
+        if len(self._nodes) > 1 and all(zone.name != "DMA32" for zone in zonelist):
+            return 0
+        return ALLOC_NOFRAGMENT
 
     @staticmethod
     def _zone_watermark_fast(zone: Zone, order: int, highest: int, alloc_flags: int) -> bool:
@@ -200,13 +216,10 @@ class Memory:
         if pfn >= 0 or not gfp & GFP_DIRECT_RECLAIM:
             return pfn
         self.drain_all_pages()
-        for zone in zonelist:
-            zone.lock.acquire()
-            try:
-                zone.unreserve_highatomic_pageblock(migratetype)
-            finally:
-                zone.lock.release()
-        return self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+        pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+        while pfn < 0 and any(zone.unreserve_highatomic(migratetype) for zone in zonelist):
+            pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+        return pfn
 
     @staticmethod
     def _wakeup_kswapd(zone: Zone) -> None:
@@ -232,7 +245,7 @@ class Memory:
         return tuple(
             zone
             for wanted in nodes
-            for zone in reversed(self.zones)
+            for zone in sorted(self.zones, key=lambda zone: -ZONE_NAMES.index(zone.name))
             if zone.node == wanted and ZONE_NAMES.index(zone.name) <= highest
         )
 

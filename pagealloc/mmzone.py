@@ -31,7 +31,6 @@ ALLOC_KSWAPD = 0x800
 ALLOC_RESERVES = ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_OOM
 
 # Flags of a free ("free page internal", `fpi_t`).
-FPI_NONE = 0
 FPI_SKIP_REPORT_NOTIFY = 1
 FPI_TO_TAIL = 2
 

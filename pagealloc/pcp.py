@@ -66,6 +66,7 @@ class PageSets:
         self._local = sync.local(self._make, self._retire)
 
     def _size_lists(self, zone: Zone) -> None:
+        # Once, when the memory is built: later changes of the marks do not change the bounds.
         batch = zone_batchsize(zone.managed_pages)
         high = max(zone.low_wmark_pages() // EXPECTED_THREADS, 4 * batch)
         for order in self._orders:

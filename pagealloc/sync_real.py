@@ -10,11 +10,13 @@ lock already spins, and the plain `threading.Lock` is quicker.
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -68,7 +70,8 @@ class RealAtomic:
         self._lock = threading.Lock()
 
     def load(self) -> int:
-        return self._value
+        with self._lock:  # without a GIL a bare read is not ordered after what this thread wrote before
+            return self._value
 
     def store(self, value: int, /) -> None:
         with self._lock:
@@ -115,18 +118,25 @@ class RealThread:
 
 
 class _Retirement(Generic[T]):
-    """Dies with its thread's locals, and tells what the thread leaves behind."""
+    """Dies with its thread's locals, and tells what the thread leaves behind.
+
+    It holds a method weakly: when the method's owner is garbage itself, the collector may run this in the
+    middle of anything, even inside a zone lock, and there is nobody left to be told.
+    """
 
     __slots__ = ("_retire", "_value")
 
     def __init__(self, value: T, retire: Callable[[T], None]) -> None:
         self._value = value
-        self._retire = retire
+        self._retire: Callable[[], Callable[[T], None] | None] = (
+            weakref.WeakMethod(retire) if inspect.ismethod(retire) else lambda: retire
+        )
 
     def __del__(self) -> None:
         # When the interpreter goes, other threads stand still, with whatever lock they hold: wait for none.
-        if not sys.is_finalizing():
-            self._retire(self._value)
+        retire = None if sys.is_finalizing() else self._retire()
+        if retire is not None:
+            retire(self._value)
 
 
 class RealLocal(threading.local, Generic[T]):

@@ -46,6 +46,7 @@ from pagealloc.page_flags import (
     LRU,
     OFFLINE,
     ON_PAGE_SET,
+    ORDER_MASK,
     OWNED_MASK,
     TAIL,
     describe,
@@ -84,8 +85,13 @@ class Zone(Mobility):
         self.lowmem_reserve = [0]  # pages withheld from requests that could use the k-th higher zone
         self.ram: Ram | None = None
 
+    @property
+    def label(self) -> str:
+        """The zone's name, with its node unless that is node 0."""
+        return self.name if self.node == 0 else f"{self.node}:{self.name}"
+
     def __repr__(self) -> str:
-        return f"<Zone {self.name} pfn {self.start_pfn:#x}..{self.end_pfn - 1:#x} free={self.nr_free_pages}>"
+        return f"<Zone {self.label} pfn {self.start_pfn:#x}..{self.end_pfn - 1:#x} free={self.nr_free_pages}>"
 
     # -- boot ----------------------------------------------------------------------------------------
 
@@ -175,6 +181,22 @@ class Zone(Mobility):
         finally:
             self.lock.release()
 
+    def reserve_highatomic(self, pfn: int) -> None:
+        """Keep the pageblock of a fresh high-atomic allocation for the next one. Takes the zone lock."""
+        self.lock.acquire()
+        try:
+            self.reserve_highatomic_pageblock(pfn - self.base_pfn)
+        finally:
+            self.lock.release()
+
+    def unreserve_highatomic(self, migratetype: int) -> bool:
+        """Give one reserved pageblock back; False if none has free pages. Takes the zone lock."""
+        self.lock.acquire()
+        try:
+            return self.unreserve_highatomic_pageblock(migratetype)
+        finally:
+            self.lock.release()
+
     def rmqueue_bulk(self, order: int, migratetype: int, count: int, alloc_flags: int) -> list[int]:
         """Take up to `count` blocks for a page set under one hold; returns their pfns. Takes the zone lock."""
         taken: list[int] = []
@@ -210,9 +232,9 @@ class Zone(Mobility):
     def free_pcppages_bulk(self, pfns: list[int], order: int) -> None:
         """Return blocks from a page set to the lists under one hold. Takes the zone lock.
 
-        The migratetype is the pageblock's at this moment; a retag while the page rested is honoured. Raises
-        CorruptPageSet, when all others are back, for a block that was not resting: two threads freed it at
-        the same time.
+        The migratetype is the pageblock's at this moment, as in kernels since 6.7; older ones remember it
+        from the free while nothing is isolated. Raises CorruptPageSet, when all others are back, for a block
+        that was not resting: two threads freed it at the same time.
         """
         corrupt: BadPage | None = None
         self.lock.acquire()
@@ -427,7 +449,7 @@ class Zone(Mobility):
     def _order_to_merge(self, index: int) -> int:
         """Return the order of the free block at a withheld pageblock's start if its buddy waits, else -1."""
         state = self.state[index]
-        order = state & 0x0F
+        order = state & ORDER_MASK
         if state & KIND_MASK != BUDDY or not self.layout.pageblock_order <= order < self.layout.top_order:
             return -1
         buddy = index ^ (1 << order)

@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +22,7 @@ from pagealloc.policy import PRESETS
 from pagealloc.sync_real import RealSync
 from stress.golden import CaseResult, CorruptCase, find_cases, replay
 from stress.params import BadArgument, RunParams, parse_sleep
+from stress.pool import worker_processes
 from stress.run import StressRun, Summary
 from stress.run_directory import RunDirectory, RunDirectoryError, default_path
 from stress.view import LineView, LiveView, View, print_summary
@@ -36,7 +36,7 @@ SEARCH_COMMANDS = {
     "bench": "measure the speed of schedule search",
 }
 
-EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT = 0, 1, 2
+EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -58,9 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(
             "no memory for the pages' own bookkeeping (17 bytes a page): expected smaller --zones"
         )
-    except BrokenPipeError:
-        # Whoever read our output has left; there is nobody to tell the verdict.
+    except KeyboardInterrupt:
+        print("stress: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        # Output that cannot be written: whoever read it has left, or the disk is full. The rest goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"stress: output: {error.strerror}", file=sys.stderr)
         return EXIT_FAILURE
     return status
 
@@ -161,7 +166,7 @@ def _add_run(commands: argparse._SubParsersAction[OneLineParser]) -> None:
             metavar="R",
             help=f"share of {about}",
         )
-    run.add_argument("--mutant", metavar="M", help="plant a fault first: M-1 .. M-64 (explore --list)")
+    run.add_argument("--mutant", metavar="M", help="plant a fault first, one that explore --list names")
     run.add_argument(
         "--run-dir",
         type=Path,
@@ -276,7 +281,7 @@ def _replay_all(files: list[Path], jobs: int) -> Iterator[CaseResult]:
     if jobs == 1 or len(files) == 1:
         yield from map(replay, files)
         return
-    with ProcessPoolExecutor(min(jobs, len(files))) as executor:
+    with worker_processes(min(jobs, len(files))) as executor:
         yield from executor.map(replay, files)
 
 

@@ -159,6 +159,7 @@ class StressRun:
         self._next_census_s = self._start_s + CENSUS_INTERVAL_S
         self._last_sample = (self._start_s, 0)
         self._ops_per_second = 0.0
+        self._came_to_rest = False
 
     def _build_allocators(self) -> list[Allocator]:
         params, memory = self._params, self._memory
@@ -191,9 +192,11 @@ class StressRun:
             try:
                 self._begin()
                 self._unless_interrupted(self._load)
+                self._note_worker_death()
                 alive = self._stop_allocators()
                 if not alive:
                     self._unless_interrupted(self._settle)
+                self._came_to_rest = not alive and self._reporting.settled()
                 summary.seconds = self._elapsed_s()
                 self._part_with_device()
                 if not alive:
@@ -241,9 +244,15 @@ class StressRun:
 
         return target
 
+    def _note_worker_death(self) -> None:
+        """Name the worker's death before whatever follows from it."""
+        failure = self._workqueue.failure
+        if failure is not None:
+            self._violations.add(f"the reporting worker died: {type(failure).__name__}: {failure}")
+
     def _load(self) -> None:
         end_s = self._start_s + self._params.seconds
-        while (now_s := self._sync.monotonic()) < end_s:
+        while (now_s := self._sync.monotonic()) < end_s and self._workqueue.failure is None:
             self._sync.sleep(min(SAMPLE_INTERVAL_S, end_s - now_s))
             self._sample("load")
             self._census_if_due()
@@ -312,15 +321,16 @@ class StressRun:
 
     def _knock_is_due(self) -> bool:
         """Whether blocks stay unreported because of failed batches, not because of their zone."""
-        stats = self._reporting.stats
+        waiting = any(self._nr_unreported(zone) for zone in self._memory.zones)
+        return waiting and self._reporting.stats.failed_batches > 0
+
+    def _nr_unreported(self, zone: Zone) -> int:
+        """Count the free blocks that a pass should have reported; none in a zone that no pass visits."""
+        if not self._in_reach(zone):
+            return 0
         order = self._params.order or self._memory.layout.pageblock_order
-        waiting = sum(
-            zone.nr_free[o] - zone.nr_reported[o]
-            for zone in self._memory.zones
-            if self._in_reach(zone)
-            for o in range(order, self._memory.layout.nr_orders)
-        )
-        return waiting > 0 and stats.failed_batches > 0
+        orders = range(order, self._memory.layout.nr_orders)
+        return sum(zone.nr_free[o] - zone.nr_reported[o] for o in orders)
 
     def _knock(self) -> None:
         """Allocate a block of the reporting order and free it, so that the worker is asked again."""
@@ -360,9 +370,27 @@ class StressRun:
                     self._violations.add(
                         f"zone {zone.name}: {found} pages are {what} after everything was freed, expected {expected}"
                     )
-        if self._workqueue.failure is not None:
-            failure = self._workqueue.failure
-            self._violations.add(f"the reporting worker died: {type(failure).__name__}: {failure}")
+        self._expect_all_reported()
+
+    def _expect_all_reported(self) -> None:
+        """With everything free, at rest and never failed, nothing in reach may be left unreported (L1).
+
+        A block that the last pass was not allowed to take may stay: when nearly the whole zone fits into one
+        batch, the min watermark keeps the last block back, and nobody asks again.
+        """
+        stats = self._reporting.stats
+        excused = (
+            stats.failed_batches or stats.lost_passes or stats.refused_in_pass or self._summary.stuck_batches
+        )
+        if excused or not self._came_to_rest:
+            return
+        for zone in self._memory.zones:
+            waiting = self._nr_unreported(zone)
+            if waiting:
+                self._violations.add(
+                    f"zone {zone.label}: {waiting} blocks are free, and nobody will report them, after {stats.passes} "
+                    "passes without a failure: a request was lost (L1)"
+                )
 
     def _tear_down(self, *, alive: list[Thread]) -> None:
         """Let lost batches come back, end the worker, and return the memory if nobody can touch it any more."""
@@ -381,6 +409,10 @@ class StressRun:
         summary.failed_batches = stats.failed_batches
         summary.reported_blocks = stats.reported_blocks
         summary.reported_bytes = stats.reported_bytes
+        if stats.first_error is not None:
+            summary.notes.append(f"{stats.failed_batches} batches failed, the first with {stats.first_error}")
+        if not stats.reported_blocks:
+            summary.notes.append("nothing was reported")
         summary.violations = self._violations.texts
         summary.violation_count = self._violations.count
         summary.verdict = "FAILURE" if summary.violation_count else "SUCCESS"
@@ -394,7 +426,7 @@ class StressRun:
             if not self._in_reach(zone):
                 needed = zone.low_wmark_pages() + (self._params.capacity << order)
                 self._summary.notes.append(
-                    f"zone {zone.name} is never reported: a pass needs more than {needed} free pages "
+                    f"zone {zone.label} is never reported: a pass needs more than {needed} free pages "
                     f"(low watermark + capacity << order), the zone has {zone.managed_pages}"
                 )
 
@@ -470,7 +502,7 @@ class StressRun:
             in_flight = sum(1 << block.order for block in flight.batch)
         free, on_page_sets = zone.nr_free_pages, self._memory.nr_page_set_pages(zone)
         return ZoneStatus(
-            name=zone.name if zone.node == 0 else f"{zone.node}:{zone.name}",
+            name=zone.label,
             managed=zone.managed_pages,
             free=free,
             allocated=max(0, zone.managed_pages - free - on_page_sets - in_flight),

@@ -110,7 +110,14 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path / SUMMARY_FILE}: {error.strerror}") from error
 
     def _write(self, name: str, content: dict[str, object]) -> None:
-        (self.path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        """Write a file whole or not at all."""
+        path, draft = self.path / name, self.path / f"{name}.tmp"
+        try:
+            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
 
 
 def default_path(sync: Sync) -> Path:

@@ -64,6 +64,9 @@ class Reporter(Protocol):
     `report` is called without any lock held, by one thread. It may sleep. Returning means that the blocks
     were handed over; raising an Exception means that they were not, and ends the pass. Until it returns it
     owns the blocks' memory; the next allocation may hand it out at once after that.
+
+    It may allocate and free, but what it frees asks for a report like any other free: one that does so in
+    every call is called for ever. It must not unregister its own device, which would wait for itself.
     """
 
     def report(self, zone: Zone, batch: Batch) -> None: ...
@@ -137,13 +140,24 @@ class Flight(NamedTuple):
 class PageReportingStats:
     """Counts since the beginning; only the worker writes them."""
 
-    __slots__ = ("batches", "failed_batches", "lost_passes", "passes", "reported_blocks", "reported_bytes")
+    __slots__ = (
+        "batches",
+        "failed_batches",
+        "first_error",
+        "lost_passes",
+        "passes",
+        "refused_in_pass",
+        "reported_blocks",
+        "reported_bytes",
+    )
 
     def __init__(self) -> None:
         self.passes = 0
         self.lost_passes = 0  # passes that found no memory for a scatterlist
         self.batches = 0  # report calls that returned or raised
+        self.refused_in_pass = 0  # lists that the current or last pass left because of the min watermark
         self.failed_batches = 0
+        self.first_error: str | None = None
         self.reported_blocks = 0  # blocks of successful batches, merged on their way back or not
         self.reported_bytes = 0
 
@@ -297,6 +311,7 @@ class PageReporting:
         """Make one pass over all zones (`page_reporting_process`)."""
         self._running = registration
         self.stats.passes += 1
+        self.stats.refused_in_pass = 0
         self._trace("page_reporting_process", {"phase": "start", "pass": self.stats.passes})
         registration.state.store(PAGE_REPORTING_ACTIVE)
         try:
@@ -368,6 +383,7 @@ class PageReporting:
                     # The successor first: isolating unlinks the block.
                     successor = zone.next_in_list(pfn, order, migratetype)
                     if not zone.isolate_free_page(pfn, order):
+                        self.stats.refused_in_pass += 1
                         break
                     sgl.add(self._block(zone, pfn, order))
                     blocks_left -= 1
@@ -429,6 +445,8 @@ class PageReporting:
             registration.device.reporter.report(zone, batch)
         except Exception as raised:
             error = raised
+        except SystemExit as raised:
+            error = PageReportingError(f"the reporter called sys.exit({raised.code!r})")
         except BaseException:
             # Not a failure of the device but the end of this thread: no page may be lost with it.
             zone.lock.acquire()
@@ -443,6 +461,7 @@ class PageReporting:
             self.stats.reported_bytes += sum(block.length for block in batch)
         else:
             self.stats.failed_batches += 1
+            self.stats.first_error = self.stats.first_error or f"{type(error).__name__}: {error}"
         self._trace(
             "page_reporting_report",
             {

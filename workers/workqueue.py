@@ -54,12 +54,12 @@ class Workqueue:
         return self._thread is None or self._thread.join(timeout_s)
 
     def queue_delayed_work(self, work: DelayedWork, delay_s: float) -> bool:
-        """Arm `work` to run `delay_s` seconds from now; False if it is pending already, or barred.
+        """Arm `work` to run `delay_s` seconds from now; False if it is pending already, barred, or never to run.
 
         Safe under a zone lock: it never waits for a work.
         """
         with self._changed:
-            if work.due is not None or work.barred:
+            if work.due is not None or work.barred or self.failure is not None:
                 return False
             self._tickets += 1
             work.due = (self._sync.monotonic() + delay_s, self._tickets)
@@ -83,9 +83,8 @@ class Workqueue:
         has seen it end.
         """
         deadline = None if timeout_s is None else self._sync.monotonic() + timeout_s
+        self.bar(work)
         with self._changed:
-            work.barred = True
-            self._disarm(work)
             while work.running:
                 remaining = None if deadline is None else deadline - self._sync.monotonic()
                 if remaining is not None and remaining <= 0:

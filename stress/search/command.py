@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -24,6 +24,7 @@ from pagealloc.sync_real import RealSync
 from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.params import BadArgument
+from stress.pool import worker_processes
 from stress.run_directory import versions
 from stress.search import replay
 from stress.search.bench import run_bench
@@ -113,7 +114,7 @@ def add_explore(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--list", action="store_true", help="list scenarios and mutants, and do nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--save", type=Path, default=Path(), metavar="DIR", help="where replay files go")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="where replay files go, if not here")
 
 
 def command_explore(arguments: argparse.Namespace) -> int:
@@ -122,7 +123,14 @@ def command_explore(arguments: argparse.Namespace) -> int:
     jobs = _explore_jobs(arguments)
     results = list(_run_jobs(jobs, arguments.jobs, quiet=arguments.json))
     failed = next((result for result in results if result.failure is not None), None)
-    replay_file = _save(arguments.save, failed.failure) if failed is not None and failed.failure else None
+    replay_file = None
+    if failed is not None and failed.failure is not None:
+        try:
+            replay_file = _save(arguments.save or Path(), failed.failure)
+        except BadArgument as error:
+            if arguments.save is not None:
+                raise
+            print(f"stress: no replay file is kept: {error}", file=sys.stderr)  # the story is worth more
     if arguments.json:
         print(json.dumps(_explore_json(results, failed, replay_file)))
     else:
@@ -168,11 +176,9 @@ def _run_jobs(jobs: list[Job], processes: int, *, quiet: bool) -> Iterator[Resul
         results: Iterable[Result] = map(run_job, jobs)
         yield from _until_failure(_tracked(results, len(jobs), console, quiet=quiet))
         return
-    executor: Executor
-    with ProcessPoolExecutor(min(processes, len(jobs))) as executor:
+    with worker_processes(min(processes, len(jobs))) as executor:
         results = executor.map(run_job, jobs)
         yield from _until_failure(_tracked(results, len(jobs), console, quiet=quiet))
-        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _until_failure(results: Iterable[Result]) -> Iterator[Result]:
@@ -462,16 +468,14 @@ def command_mutants(arguments: argparse.Namespace) -> int:
 
 def _hunt_all(arguments: argparse.Namespace, names: list[str]) -> list[Hunt]:
     console = Console(stderr=True)
-    executor: Executor
     found: Iterable[Hunt]
     if arguments.world == "real":
-        executor = ThreadPoolExecutor(arguments.jobs)  # each thread waits for a process
         seconds = arguments.seconds * arguments.jobs / len(names)
-        found = executor.map(lambda name: hunt_on_threads(name, seconds, arguments.seed), names)
-    else:
-        executor = ProcessPoolExecutor(arguments.jobs)
+        with ThreadPoolExecutor(arguments.jobs) as threads:  # each thread waits for a process
+            found = threads.map(lambda name: hunt_on_threads(name, seconds, arguments.seed), names)
+            return list(_tracked(found, len(names), console, quiet=arguments.json))
+    with worker_processes(arguments.jobs) as executor:
         found = executor.map(hunt, [(name, arguments.strategy, arguments.seed) for name in names])
-    with executor:
         return list(_tracked(found, len(names), console, quiet=arguments.json))
 
 

@@ -7,6 +7,8 @@ lock classes were taken.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb
 
 from pagealloc.policy import PRESETS, Policy
 from pagealloc.sync_real import RealSync
@@ -81,7 +83,9 @@ class Program:
             pass
         except Exception as error:
             # An assertion or an exception of the product is a finding like any other.
-            world.failure = Violation("exception", f"{type(error).__name__}: {error}")
+            where = extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            world.failure = Violation("exception", f"{type(error).__name__}: {error} ({place})")
         return world
 
 

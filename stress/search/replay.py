@@ -58,19 +58,22 @@ def load(path: Path, *, any_code: bool = False, known_scenario: bool = True) -> 
         raise ReplayError(f"{path}: version {content.get('version')}, expected {FORMAT_VERSION}")
     try:
         failure = Failure(**{name: content[name] for name in Failure.__dataclass_fields__})
+        recorded = content["fingerprint"]
     except KeyError as error:
         raise ReplayError(f"{path}: the field {error} is missing") from error
+    schedule = failure.schedule
+    if not isinstance(schedule, list) or not all(type(entry) is int and entry >= 0 for entry in schedule):
+        raise ReplayError(f"{path}: the schedule is no list of numbers, 0 or more each")
     for what, name, known in (
         ("scenario", failure.scenario if known_scenario else None, SCENARIOS),
         ("preset", failure.preset, PRESETS),
         ("mutant", failure.mutant, MUTANTS),
     ):
-        if name is not None and name not in known:
+        if name is not None and name not in list(known):
             raise ReplayError(f"{path}: {what} {name!r} is not known here")
-    if content["fingerprint"] != fingerprint() and not any_code:
+    if recorded != fingerprint() and not any_code:
         raise ReplayError(
-            f"{path}: recorded with other code ({content['fingerprint']}, this is {fingerprint()}); "
-            "--any-code tries anyway"
+            f"{path}: recorded with other code ({recorded}, this is {fingerprint()}); --any-code tries anyway"
         )
     return failure
 
@@ -78,8 +81,12 @@ def load(path: Path, *, any_code: bool = False, known_scenario: bool = True) -> 
 def execute(failure: Failure, subject: Program | None = None) -> World:
     """Execute a kept schedule again, with a log. Raises ReplayError when it does not fit the code."""
     subject = subject or program(failure.scenario, failure.preset)
+    chooser = Replay(failure.schedule)
     try:
         with planted(failure.mutant):
-            return subject.execute(Replay(failure.schedule), log=True)
+            world = subject.execute(chooser, log=True)
     except ScheduleError as error:
         raise ReplayError(f"the schedule does not fit: {error}") from error
+    if chooser.left:
+        raise ReplayError(f"the schedule does not fit: {chooser.left} of its entries were not used")
+    return world

@@ -40,22 +40,24 @@ class Strategy(Protocol):
 class Replay:
     """Chooses what a schedule says. Raises ScheduleError where the schedule does not fit.
 
-    Beyond the schedule's end the current task goes on, or the first that can: a shrunk schedule leaves its
-    tail to this rule.
+    Beyond the schedule's end the current task goes on, or the first that can.
     """
 
-    def __init__(self, schedule: list[int], *, strict: bool = True) -> None:
+    def __init__(self, schedule: list[int]) -> None:
         self._schedule = schedule
         self._at = 0
-        self._strict = strict
+
+    @property
+    def left(self) -> int:
+        """Entries that were not asked for."""
+        return len(self._schedule) - self._at
 
     def pick(self, world: World, candidates: list[Task], current: Task | None) -> int:
         if self._at < len(self._schedule):
             at = self._next()
             if at < len(candidates):
                 return at
-            if self._strict:
-                raise ScheduleError(f"entry {self._at} of the schedule picks task {at} of {len(candidates)}")
+            raise ScheduleError(f"entry {self._at} of the schedule picks task {at} of {len(candidates)}")
         return stay(candidates, current)
 
     def draw(self, world: World, n: int) -> int:
@@ -63,8 +65,7 @@ class Replay:
             value = self._next()
             if value < n:
                 return value
-            if self._strict:
-                raise ScheduleError(f"entry {self._at} of the schedule draws {value} of {n}")
+            raise ScheduleError(f"entry {self._at} of the schedule draws {value} of {n}")
         return 0
 
     def _next(self) -> int:
@@ -112,9 +113,9 @@ class Pct:
 
     Tasks get random priorities, and the highest that can go on does; at depth - 1 random steps the running
     task falls below all others. A bug of that depth in a program of n tasks and k choices is hit by one
-    execution with probability 1 / (n * k**(depth - 1)) at least. k is measured: the longest execution so
-    far. A task that waits for a timer falls back too, every other time: a timer that fires late is likely,
-    one that never fires would hide what comes after it.
+    execution with probability 1 / (n * k**(depth - 1)) at least. k is measured, the longest execution so far,
+    so the figure that is printed is an estimate. A task that waits for a timer falls back too, every other
+    time: a timer that fires late is likely, one that never fires would hide what comes after it.
     """
 
     def __init__(self, seed: int, depth: int) -> None:
@@ -145,7 +146,7 @@ class Pct:
         missed = (1 - 1 / odds) ** self.executions
         return (
             f"{self.name}: {self.executions} executions, n = {self._tasks_max}, k = {self._choices_max}: a bug of "
-            f"depth {self._depth} is missed with probability {missed:.2g} at most"
+            f"depth {self._depth} is missed with probability {missed:.2g} or so"
         )
 
     def pick(self, world: World, candidates: list[Task], current: Task | None) -> int:

@@ -442,7 +442,7 @@ def test_a_reporter_that_ends_the_worker_is_recorded_and_the_device_can_still_le
 ) -> None:
     class Murderer:
         def report(self, zone: Zone, batch: Batch) -> None:
-            raise SystemExit(3)
+            raise GeneratorExit
 
     queue = Workqueue(sync, "doomed")
     queue.start()
@@ -450,7 +450,7 @@ def test_a_reporter_that_ends_the_worker_is_recorded_and_the_device_can_still_le
     only = device(Murderer())
     reporting.register(only)
     until(lambda: queue.failure is not None, "the failure is recorded")
-    assert isinstance(queue.failure, SystemExit)
+    assert isinstance(queue.failure, GeneratorExit)
     reporting.unregister(only, PATIENCE_S)
     assert zone.nr_free_pages == 256
     assert validate(zone).problems == []
