@@ -268,21 +268,37 @@ def command_golden(arguments: argparse.Namespace) -> int:
     results = _replay_all(files, arguments.jobs)
     if console.is_terminal:
         results = iter(track(results, "replaying", total=len(files), console=console, transient=True))
-    failed = 0
+    passed = failed = corrupt = 0
     for result in results:
-        if result.difference is not None:
+        if isinstance(result, str):
+            corrupt += 1
+            complain(result)
+        elif result.difference is not None:
             failed += 1
             print(describe_difference(result))
-    print(f"{len(files) - failed} passed, {failed} failed")
+        else:
+            passed += 1
+    if passed or failed:
+        print(f"{passed} passed, {failed + corrupt} failed")
+    if corrupt:
+        return EXIT_BAD_INPUT
     return EXIT_FAILURE if failed else EXIT_SUCCESS
 
 
-def _replay_all(files: list[Path], jobs: int) -> Iterator[CaseResult]:
+def _replay_or_say_why_not(path: Path) -> CaseResult | str:
+    """Replay a case; for a file that is none, return what is wrong with it, so that the others go on."""
+    try:
+        return replay(path)
+    except CorruptCase as error:
+        return str(error)
+
+
+def _replay_all(files: list[Path], jobs: int) -> Iterator[CaseResult | str]:
     if jobs == 1 or len(files) == 1:
-        yield from map(replay, files)
+        yield from map(_replay_or_say_why_not, files)
         return
     with worker_processes(min(jobs, len(files))) as executor:
-        yield from executor.map(replay, files)
+        yield from executor.map(_replay_or_say_why_not, files)
 
 
 def describe_difference(result: CaseResult) -> str:

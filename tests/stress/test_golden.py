@@ -355,6 +355,18 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(
     assert_corrupt(capsys, path, message)
 
 
+def test_a_file_that_is_no_case_does_not_keep_the_others_from_being_replayed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, case: list[Json]
+) -> None:
+    store(tmp_path / "a.jsonl.gz", case)
+    (tmp_path / "b.jsonl.gz").write_bytes(b"no gzip")
+    store(tmp_path / "c.jsonl.gz", case)
+    status, out, err = golden(capsys, tmp_path)
+    assert (status, out) == (2, ["2 passed, 1 failed"])
+    assert err.count("\n") == 1
+    assert "b.jsonl.gz" in err
+
+
 def test_a_path_that_leads_nowhere_is_named_in_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
