@@ -106,13 +106,18 @@ class BrokenSync(RealSync):
 )
 def test_a_world_without_mutual_exclusion_fails(name: str) -> None:
     """Real threads need not collide each time, but they do not miss each other for long."""
-    by_name = {check.__name__: check for check in CHECKS}
+    (check,) = (check for check in CHECKS if check.__name__ == name)
+
+    def try_often() -> None:
+        for _ in range(TRIES_MAX):
+            check(BrokenSync())
+
     usual_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        with pytest.raises(AssertionError):
-            for _ in range(TRIES_MAX):
-                by_name[name](BrokenSync())
+        # The stand-in for a lock notices some collisions itself, when it is released once too often.
+        with pytest.raises((AssertionError, RuntimeError)):
+            try_often()
     finally:
         sys.setswitchinterval(usual_s)
 
