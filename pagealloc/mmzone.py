@@ -15,7 +15,6 @@ MIGRATE_PCPTYPES = 3  # the types below this one can be on page sets, and merge 
 MIGRATE_HIGHATOMIC = 3
 MIGRATE_ISOLATE = 4
 MIGRATE_TYPES = 5
-MIGRATE_NAMES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
 
 # Watermarks: indices into a zone's marks.
 WMARK_MIN, WMARK_LOW, WMARK_HIGH = 0, 1, 2

@@ -331,10 +331,8 @@ def uptodate_owner(kit: Kit) -> None:
 def mixed_types(kit: Kit) -> None:
     """Unmovable and movable blocks on different lists, with stealing: taking a block turns it movable."""
     kit.build(("Normal", 32), capacity=1)
-    zone = kit.zones[0]
     pfns = [kit.alloc(2, MIGRATE_UNMOVABLE), kit.alloc(3, MIGRATE_MOVABLE), kit.alloc(3, MIGRATE_UNMOVABLE)]
     kit.start()
     kit.spawn("unmovable", lambda: kit.free(pfns[0], 2), lambda: kit.free(pfns[2], 3))
     kit.spawn("movable", lambda: kit.free(pfns[1], 3), lambda: kit.free(kit.alloc(1, MIGRATE_UNMOVABLE), 1))
-    del zone
     kit.rest(all_reported=False)
