@@ -75,6 +75,9 @@ class Buddy(FreeArea):
         if self.mobility_disabled and migratetype < MIGRATE_PCPTYPES:
             migratetype = MIGRATE_UNMOVABLE
         self.pageblock_types[index >> self.layout.pageblock_order] = migratetype
+        trace = self.trace
+        if trace is not None:
+            trace("set_pageblock_migratetype", self.base_pfn + index, migratetype)
 
     # -- freeing -------------------------------------------------------------------------------------
 
@@ -86,6 +89,7 @@ class Buddy(FreeArea):
         """
         if migratetype != MIGRATE_ISOLATE:
             self.nr_free_pages += 1 << order
+        freed_index, freed_order = index, order
         state = self.state
         top_order = self.layout.top_order
         pageblock_order = self.layout.pageblock_order
@@ -99,11 +103,25 @@ class Buddy(FreeArea):
             index &= buddy
             order += 1
 
-        if fpi_flags & FPI_TO_TAIL or self.buddy_merge_likely(index, order):
+        to_tail = bool(fpi_flags & FPI_TO_TAIL) or self.buddy_merge_likely(index, order)
+        if to_tail:
             self.add_to_free_list_tail(index, order, migratetype)
         else:
             self.add_to_free_list(index, order, migratetype)
 
+        trace = self.trace
+        if trace is not None:
+            trace(
+                "page_reporting_putback"
+                if fpi_flags & FPI_SKIP_REPORT_NOTIFY
+                else "mm_page_free_zone_locked",
+                self.base_pfn + freed_index,
+                freed_order,
+                migratetype,
+                self.base_pfn + index,
+                order,
+                to_tail,
+            )
         if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
             self.page_reporting_notify()
 
@@ -135,6 +153,13 @@ class Buddy(FreeArea):
 
     # -- taking --------------------------------------------------------------------------------------
 
+    def pcp_allowed_order(self, order: int) -> bool:
+        """Whether blocks of this order may rest on page sets."""
+        policy = self.policy
+        return order <= policy.pcp_max_order or (
+            policy.pcp_pageblock_order and order == self.layout.pageblock_order
+        )
+
     def rmqueue_smallest(self, order: int, migratetype: int) -> int:
         """Take the first block of the smallest order that fits, from this type's lists (`__rmqueue_smallest`).
 
@@ -146,6 +171,16 @@ class Buddy(FreeArea):
                 continue
             self.del_page_from_free_list(index, current_order)
             self.expand(index, order, current_order, migratetype)
+            trace = self.trace
+            if trace is not None:
+                trace(
+                    "mm_page_alloc_zone_locked",
+                    self.base_pfn + index,
+                    order,
+                    migratetype,
+                    self.pcp_allowed_order(order) and migratetype < MIGRATE_PCPTYPES,
+                    current_order,
+                )
             return index
         return -1
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from pagealloc.mmzone import MIGRATE_TYPES, Layout
 from pagealloc.page_flags import BUDDY, KIND_MASK, OFFLINE, ORDER_MASK, REPORTED, TAIL
+from pagealloc.tracepoints import Trace
 
 
 class FreeArea:
@@ -37,6 +38,7 @@ class FreeArea:
         "nr_reported",
         "start_pfn",
         "state",
+        "trace",
     )
 
     def __init__(self, start_pfn: int, nr_pages: int, layout: Layout, *, move_to_tail: bool) -> None:
@@ -61,6 +63,7 @@ class FreeArea:
         self._next[nr_frames:] = self._prev[nr_frames:] = self._anchors
         self.nr_free = [0] * layout.nr_orders  # blocks of each order, all migratetypes together
         self.nr_reported = [0] * layout.nr_orders  # of these, the Reported ones
+        self.trace: Trace | None = None  # told of what happens under the zone lock
 
     # -- putting blocks on lists and taking them off -------------------------------------------------
 
@@ -101,6 +104,9 @@ class FreeArea:
         prev[after] = before
         anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
         self._insert_after(prev[anchor] if self.move_to_tail else anchor, index)
+        trace = self.trace
+        if trace is not None:
+            trace("move_to_free_list", self.base_pfn + index, order, migratetype, self.move_to_tail)
 
     def _insert_after(self, before: int, index: int) -> None:
         next_, prev = self._next, self._prev
@@ -173,6 +179,9 @@ class FreeArea:
         prev[anchor] = before
         next_[anchor] = index
         prev[index] = anchor
+        trace = self.trace
+        if trace is not None:
+            trace("page_reporting_rotate", order, migratetype, self.base_pfn + index)
 
     # -- page frames ---------------------------------------------------------------------------------
 
@@ -180,7 +189,11 @@ class FreeArea:
         """Flag the head of a free block as known to the host."""
         assert self.state[index] & (KIND_MASK | REPORTED) == BUDDY, self.state[index]
         self.state[index] |= REPORTED
-        self.nr_reported[self.state[index] & ORDER_MASK] += 1
+        order = self.state[index] & ORDER_MASK
+        self.nr_reported[order] += 1
+        trace = self.trace
+        if trace is not None:
+            trace("page_reporting_reported", self.base_pfn + index, order)
 
     def page_reported(self, index: int) -> bool:
         """Whether the page heads a free block that the host was told about (S1: never without Buddy)."""

@@ -43,6 +43,7 @@ from pagealloc.policy import V6_1, Policy
 from pagealloc.ram import Ram, RamKind
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
+from pagealloc.tracepoints import Trace
 from pagealloc.watermark import (
     default_min_free_kbytes,
     setup_per_zone_lowmem_reserve,
@@ -125,6 +126,7 @@ class Memory:
             for zone in self.zones:
                 zone.ram = self.ram
         self.page_sets = PageSets(self.zones, policy, self.sync) if page_sets else None
+        self.trace: Trace | None = None  # told of every allocation and free
         self._nodes = sorted({zone.node for zone in self.zones})
         self._zonelists: dict[tuple[int, int], tuple[Zone, ...]] = {}
 
@@ -147,8 +149,11 @@ class Memory:
         pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
         if pfn < 0:
             pfn = self._alloc_pages_slowpath(zonelist, highest, order, migratetype, gfp)
-            if pfn < 0:
-                return None
+        trace = self.trace
+        if trace is not None:
+            trace("mm_page_alloc", pfn, order, migratetype, gfp)
+        if pfn < 0:
+            return None
         if gfp & GFP_ZERO and self.ram is not None:
             self.ram.zero(pfn, order)
         return pfn
@@ -257,6 +262,9 @@ class Memory:
         Raises BadPage, and changes nothing, for everything else.
         """
         zone = self.zone_of(pfn, order)
+        trace = self.trace
+        if trace is not None:
+            trace("mm_page_free", pfn, order)
         page_sets = self.page_sets
         if page_sets is not None and page_sets.holds(zone, order):
             page_sets.free(zone, pfn, order)

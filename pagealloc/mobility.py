@@ -96,6 +96,7 @@ class Mobility(Buddy):
                 return self._steal_smallest(order, start_type, alloc_flags)
             index = self.get_page_from_free_area(current_order, fallback_type)
             self.steal_suitable_fallback(index, current_order, start_type, alloc_flags, can_steal)
+            self._trace_extfrag(index, order, current_order, start_type, fallback_type)
             return True
         return False
 
@@ -106,8 +107,27 @@ class Mobility(Buddy):
                 index = self.get_page_from_free_area(current_order, fallback_type)
                 can_steal = self.can_steal_fallback(current_order, start_type)
                 self.steal_suitable_fallback(index, current_order, start_type, alloc_flags, can_steal)
+                self._trace_extfrag(index, order, current_order, start_type, fallback_type)
                 return True
         raise AssertionError("a larger block was found just now, under the same lock")
+
+    def _trace_extfrag(
+        self, index: int, alloc_order: int, fallback_order: int, start_type: int, fallback_type: int
+    ) -> None:
+        trace = self.trace
+        if trace is not None:
+            pageblock_order = self.layout.pageblock_order
+            trace(
+                "mm_page_alloc_extfrag",
+                self.base_pfn + index,
+                alloc_order,
+                fallback_order,
+                pageblock_order,
+                start_type,
+                fallback_type,
+                fallback_order < pageblock_order,
+                self.get_pageblock_migratetype(index) == start_type,
+            )
 
     def find_suitable_fallback(self, order: int, start_type: int) -> int:
         """Return the preferred foreign type with a free block of this order, or -1."""

@@ -47,9 +47,7 @@ class PageSets:
     def __init__(self, zones: Sequence[Zone], policy: Policy, sync: Sync) -> None:
         self._zones = zones
         layout = zones[0].layout
-        orders = list(range(min(policy.pcp_max_order, layout.top_order) + 1))
-        if policy.pcp_pageblock_order and layout.pageblock_order not in orders:
-            orders.append(layout.pageblock_order)
+        orders = [order for order in range(layout.nr_orders) if zones[0].pcp_allowed_order(order)]
         self._orders = orders
         self._lists_per_zone = len(orders) * MIGRATE_PCPTYPES
         # For each zone and order: where its lists begin, how many blocks one may hold, how many move at once.

@@ -109,8 +109,19 @@ class Sync(Protocol):
         """Seconds on a clock that never goes back."""
         ...
 
+    def monotonic_ns(self) -> int:
+        """Nanoseconds on the same clock, for records that must not lose their order to rounding."""
+        ...
+
     def wall_clock(self) -> float:
         """Seconds since the epoch: for records that people read, never for deadlines."""
         ...
 
     def rng(self, seed: int) -> Rng: ...
+    def thread_name(self) -> str:
+        """Return the calling thread's name."""
+        ...
+
+    def caller(self) -> str:
+        """Return the name of the function that called the caller's caller: a lock's call site."""
+        ...

@@ -193,8 +193,16 @@ class RealSync:
     def monotonic(self) -> float:
         return time.monotonic()
 
+    monotonic_ns = staticmethod(time.monotonic_ns)
+
     def wall_clock(self) -> float:
         return time.time()
 
     def rng(self, seed: int) -> RealRng:
         return RealRng(seed)
+
+    def thread_name(self) -> str:
+        return threading.current_thread().name
+
+    def caller(self) -> str:
+        return sys._getframe(2).f_code.co_name  # noqa: SLF001 - the one way that costs no traceback

@@ -126,6 +126,10 @@ class Zone(Mobility):
     def high_wmark_pages(self) -> int:
         return self.watermark[WMARK_HIGH] + self.watermark_boost
 
+    def usable_pages(self) -> int:
+        """Return the free pages beyond the high-atomic reserve: what watermarks are held against."""
+        return self.nr_free_pages - self.nr_reserved_highatomic
+
     def zone_watermark_ok(self, order: int, mark: int, reserve: int = 0, alloc_flags: int = 0) -> bool:
         """Whether taking 2**order pages leaves more than `mark` + `reserve` pages and a block to take.
 
@@ -237,6 +241,7 @@ class Zone(Mobility):
         that was not resting: two threads freed it at the same time.
         """
         corrupt: BadPage | None = None
+        trace = self.trace
         self.lock.acquire()
         try:
             for pfn in pfns:
@@ -245,7 +250,10 @@ class Zone(Mobility):
                     corrupt = CorruptPageSet(pfn, order, self.describe_page(pfn), "free on a page set")
                     continue
                 self.state[index] = TAIL
-                self.free_one_page(index, order, self.get_pageblock_migratetype(index), 0)
+                migratetype = self.get_pageblock_migratetype(index)
+                self.free_one_page(index, order, migratetype, 0)
+                if trace is not None:
+                    trace("mm_page_pcpu_drain", pfn, order, migratetype)
         finally:
             self.lock.release()
         if corrupt is not None:
@@ -330,6 +338,9 @@ class Zone(Mobility):
                 else:
                     self.state[head + half] = kind | head_order
             self.state[index] = kind | order
+            trace = self.trace
+            if trace is not None:
+                trace("split_page", pfn, order)
         finally:
             self.lock.release()
 
@@ -355,12 +366,18 @@ class Zone(Mobility):
         turns its pageblocks movable, for the caller may do with it what it likes.
         """
         index = pfn - self.base_pfn
-        if self.get_pageblock_migratetype(index) != MIGRATE_ISOLATE:
+        trace = self.trace
+        migratetype = self.get_pageblock_migratetype(index)
+        if migratetype != MIGRATE_ISOLATE:
             if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
+                if trace is not None:
+                    trace("page_reporting_refused", pfn, order, self.nr_free_pages)
                 return False
             self.nr_free_pages -= 1 << order
         self.del_page_from_free_list(index, order)
         self.state[index] = IN_FLIGHT | order
+        if trace is not None:
+            trace("page_reporting_isolate", pfn, order, migratetype, self.nr_free_pages)
 
         if order >= self.layout.pageblock_order - 1:
             # The last frame is left out, so a block of one page changes nothing; the kernel's loop too.
@@ -431,6 +448,9 @@ class Zone(Mobility):
         try:
             if self.get_pageblock_migratetype(index) != MIGRATE_ISOLATE:
                 return False
+            trace = self.trace
+            if trace is not None:
+                trace("unset_migratetype_isolate", pfn, migratetype)
             order = self._order_to_merge(index)
             if order >= 0:
                 taken = self.isolate_free_page(pfn, order)
@@ -474,6 +494,9 @@ class Zone(Mobility):
         self.lock.acquire()
         try:
             self.watermark = [min_pages, low_pages, high_pages]
+            trace = self.trace
+            if trace is not None:
+                trace("set_watermarks", min_pages, low_pages, high_pages)
         finally:
             self.lock.release()
 

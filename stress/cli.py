@@ -26,7 +26,7 @@ from stress.pool import worker_processes
 from stress.run import StressRun, Summary
 from stress.run_directory import RunDirectory, RunDirectoryError, default_path
 from stress.view import LineView, LiveView, View, print_summary
-from workers.page_reporting import Reporter, no_trace
+from workers.page_reporting import Reporter
 from workers.reporters import DEFAULT_SLEEP_S, ReporterError, load_reporter
 
 SEARCH_COMMANDS = {
@@ -234,7 +234,7 @@ def _watched_run(
     if not quiet:
         console.print(f"stress run: {params.words()}", highlight=False, markup=False, soft_wrap=True)
     try:
-        trace = directory.event if directory is not None else no_trace
+        trace = directory.event if directory is not None else (lambda event, fields: None)
         return StressRun(params, sync, reporter, view.show, trace).run()
     finally:
         view.close()

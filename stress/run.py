@@ -31,7 +31,6 @@ from workers.page_reporting import (
     PageReportingDevice,
     Reporter,
     ReporterStuck,
-    Trace,
 )
 from workers.reporters import FaultInjector, Sleep
 from workers.workqueue import Workqueue
@@ -111,6 +110,7 @@ class Summary:
 
 
 Watcher = Callable[[Status], None]
+Trace = Callable[[str, dict[str, object]], None]
 
 
 class StressRun:
@@ -151,7 +151,6 @@ class StressRun:
             sync,
             self._workqueue,
             delay_s=params.delay,
-            trace=trace,
         )
         self._stop = sync.event("stop")
         self._allocators = self._build_allocators()

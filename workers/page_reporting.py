@@ -32,6 +32,7 @@ from pagealloc.errors import PageAllocError
 from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES, PAGE_SHIFT, PAGE_SIZE
 from pagealloc.policy import Policy
 from pagealloc.sync import Sync
+from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
 from workers.workqueue import DelayedWork, Workqueue
 
@@ -162,14 +163,6 @@ class PageReportingStats:
         self.reported_bytes = 0
 
 
-Trace = Callable[[str, dict[str, object]], None]
-
-
-def no_trace(event: str, fields: dict[str, object]) -> None:
-    """Let an event go unrecorded."""
-    del event, fields
-
-
 class Registration:
     """One stay of a device: its state and its work, new with every `register`."""
 
@@ -197,7 +190,6 @@ class PageReporting:
         *,
         delay_s: float = PAGE_REPORTING_DELAY_S,
         alloc_scatterlist: Callable[[int], Scatterlist] = Scatterlist,
-        trace: Trace = no_trace,
     ) -> None:
         self.zones = zones
         self.policy = policy
@@ -211,7 +203,7 @@ class PageReporting:
         self._leaving: Registration | None = None
         self._running: Registration | None = None
         self._alloc_scatterlist = alloc_scatterlist
-        self._trace = trace
+        self.trace: Trace | None = None  # told of passes, batches and requests
 
     # -- registration ------------------------------------------------------------------------------------
 
@@ -232,12 +224,12 @@ class PageReporting:
             if not 0 < order < layout.nr_orders:
                 raise ValueError(f"order is {device.order}, expected 0 .. {layout.top_order}")
             registration = Registration(device, order, self._sync, lambda: self.process(registration))
+            self._tell("page_reporting_register", device.name, order, device.capacity)
             self.request(registration)
             self._registered = registration
             for zone in self.zones:  # the static key: from here on frees of this order notify
                 zone.page_reporting_notify = self.notify
                 zone.page_reporting_order = order
-            self._trace("page_reporting_register", {"device": device.name, "order": order})
             return order
         finally:
             self._mutex.release()
@@ -277,7 +269,7 @@ class PageReporting:
                 f"device {leaving.device.name} cannot be unregistered: {self.describe_flight()}"
             )
         self._leaving = None
-        self._trace("page_reporting_unregister", {"device": leaving.device.name})
+        self._tell("page_reporting_unregister", leaving.device.name)
 
     def _synchronize_rcu(self) -> None:
         """Wait until no notifier can hold on to the device that was registered.
@@ -293,6 +285,7 @@ class PageReporting:
 
     def notify(self) -> None:
         """Hear of a free of `page_reporting_order` or more. Called under a zone lock; never waits."""
+        self._tell("page_reporting_notify")
         registration = self._registered
         if registration is not None:
             self.request(registration)
@@ -301,9 +294,15 @@ class PageReporting:
         """Make sure that a pass begins after this moment (`__page_reporting_request`, L1)."""
         if registration.state.load() == PAGE_REPORTING_REQUESTED:
             return
-        if registration.state.xchg(PAGE_REPORTING_REQUESTED) != PAGE_REPORTING_IDLE:
+        old = registration.state.xchg(PAGE_REPORTING_REQUESTED)
+        self._tell("page_reporting_request", STATE_NAMES[old])
+        if old != PAGE_REPORTING_IDLE:
             return
         self._workqueue.queue_delayed_work(registration.work, self.delay_s)
+
+    def _tell(self, event: str, *fields: object) -> None:
+        if self.trace is not None:
+            self.trace(event, *fields)
 
     # -- the worker --------------------------------------------------------------------------------------
 
@@ -312,7 +311,7 @@ class PageReporting:
         self._running = registration
         self.stats.passes += 1
         self.stats.refused_in_pass = 0
-        self._trace("page_reporting_process", {"phase": "start", "pass": self.stats.passes})
+        self._tell("page_reporting_pass_begin", self.stats.passes)
         registration.state.store(PAGE_REPORTING_ACTIVE)
         try:
             sgl = self._alloc_scatterlist(registration.capacity)
@@ -326,7 +325,7 @@ class PageReporting:
             if found == PAGE_REPORTING_REQUESTED:
                 self._workqueue.queue_delayed_work(registration.work, self.delay_s)
             self._running = None
-            self._trace("page_reporting_process", {"phase": "end", "pass": self.stats.passes})
+            self._tell("page_reporting_pass_end", self.stats.passes, STATE_NAMES[found])
 
     def process_zone(self, registration: Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
         """Report the zone's blocks from the smallest order up; returns the reporter's error, if any.
@@ -337,7 +336,9 @@ class PageReporting:
         """
         watermark = zone.low_wmark_pages() + (registration.capacity << registration.order)
         if not zone.zone_watermark_ok(0, watermark):
+            self._tell("page_reporting_zone", zone.number, zone.usable_pages(), watermark, False)
             return None
+        self._tell("page_reporting_zone", zone.number, zone.usable_pages(), watermark, True)
         for order in range(registration.order, zone.layout.nr_orders):
             for migratetype in range(MIGRATE_TYPES):
                 if migratetype == MIGRATE_ISOLATE:
@@ -369,6 +370,8 @@ class PageReporting:
         zone.lock.acquire()
         try:
             nr_free = zone.nr_free[order]
+            if zone.trace is not None:
+                zone.trace("page_reporting_visit", order, migratetype, nr_free)
             # The kernel's own arithmetic: so many calls, and one more, before the list is left.
             calls_left = -(-nr_free // (registration.capacity * BUDGET_DIVISOR))
             blocks_left = nr_free
@@ -433,12 +436,8 @@ class PageReporting:
         batch = sgl.batch()
         number = self.stats.batches + 1
         started_s = self._sync.monotonic()
-        fields: dict[str, object] = {
-            "batch": number,
-            "zone": zone.name,
-            "blocks": [(block.pfn, block.order) for block in batch],
-        }
-        self._trace("page_reporting_report", {"phase": "start", **fields})
+        blocks = [(block.pfn, block.order) for block in batch]
+        self._tell("page_reporting_report_begin", number, zone.number, blocks)
         self.flight = Flight(zone, batch, started_s, number)
         error: Exception | None = None
         try:
@@ -462,16 +461,8 @@ class PageReporting:
         else:
             self.stats.failed_batches += 1
             self.stats.first_error = self.stats.first_error or f"{type(error).__name__}: {error}"
-        self._trace(
-            "page_reporting_report",
-            {
-                "phase": "end",
-                "batch": number,
-                "zone": zone.name,
-                "seconds": self._sync.monotonic() - started_s,
-                "error": None if error is None else repr(error),
-            },
-        )
+        what = None if error is None else repr(error)
+        self._tell("page_reporting_report_end", number, zone.number, what)
         return error
 
     @staticmethod

@@ -82,7 +82,7 @@ LIFE = {
                 "_report",
                 """
                 +     self.unregister(registration.device)
-                  self._trace(
+                  what = None if error is None else repr(error)
                 """,
             ),
         ),
@@ -100,7 +100,7 @@ LIFE = {
                 + registration.state.store(PAGE_REPORTING_IDLE)
                 + registration.work = DelayedWork(device.name, lambda: self.process(registration))
                 + self.request(registration)
-                  self._trace("page_reporting_register", {"device": device.name, "order": order})
+                  return order
                 """,
             ),
         ),
@@ -129,7 +129,7 @@ LIFE = {
                 """
                 + for zone in self.zones:
                 +     zone.page_reporting_order = zone.layout.nr_orders
-                  self._trace("page_reporting_unregister", {"device": leaving.device.name})
+                  self._tell("page_reporting_unregister", leaving.device.name)
                 """,
             ),
             edited(
@@ -225,8 +225,8 @@ LIFE = {
                 Zone,
                 "free_pcppages_bulk",
                 """
-                - self.free_one_page(index, order, self.get_pageblock_migratetype(index), 0)
-                + self.free_one_page(index, order, self.get_pageblock_migratetype(index), FPI_SKIP_REPORT_NOTIFY)
+                - self.free_one_page(index, order, migratetype, 0)
+                + self.free_one_page(index, order, migratetype, FPI_SKIP_REPORT_NOTIFY)
                 """,
             ),
         ),

@@ -161,8 +161,6 @@ RACES = {
                 Zone,
                 "isolate_free_page",
                 """
-                  if self.get_pageblock_migratetype(index) != MIGRATE_ISOLATE:
-                      if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
                           return False
                 -     self.nr_free_pages -= 1 << order
                 + self.nr_free_pages -= 1 << order

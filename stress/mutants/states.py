@@ -16,10 +16,9 @@ STATES = {
                 PageReporting,
                 "request",
                 """
-                - if registration.state.xchg(PAGE_REPORTING_REQUESTED) != PAGE_REPORTING_IDLE:
-                + state = registration.state.load()
+                - old = registration.state.xchg(PAGE_REPORTING_REQUESTED)
+                + old = registration.state.load()
                 + registration.state.store(PAGE_REPORTING_REQUESTED)
-                + if state != PAGE_REPORTING_IDLE:
                 """,
             ),
         ),
@@ -98,7 +97,7 @@ STATES = {
 
                 + if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
                 +     self.page_reporting_notify()
-                  if fpi_flags & FPI_TO_TAIL or self.buddy_merge_likely(index, order):
+                  to_tail = bool(fpi_flags & FPI_TO_TAIL) or self.buddy_merge_likely(index, order)
                 """,
             ),
         ),
@@ -142,8 +141,8 @@ STATES = {
                 PageReporting,
                 "request",
                 """
-                - if registration.state.xchg(PAGE_REPORTING_REQUESTED) != PAGE_REPORTING_IDLE:
-                + if registration.state.xchg(PAGE_REPORTING_REQUESTED) == PAGE_REPORTING_REQUESTED:
+                - if old != PAGE_REPORTING_IDLE:
+                + if old == PAGE_REPORTING_REQUESTED:
                 """,
             ),
         ),

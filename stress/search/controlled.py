@@ -302,8 +302,17 @@ class ControlledSync:
     def monotonic(self) -> float:
         return self.world.now_s
 
+    def monotonic_ns(self) -> int:
+        return round(self.world.now_s * 1e9)
+
     def wall_clock(self) -> float:
         return self.world.now_s
+
+    def thread_name(self) -> str:
+        return self.world.current.name
+
+    def caller(self) -> str:
+        return ""
 
     def rng(self, seed: int) -> Rng:
         """Return a stream that the schedule decides; in a virtual world, where nobody searches, the seed's."""

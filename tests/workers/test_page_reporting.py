@@ -213,20 +213,21 @@ def test_the_stats_count_passes_batches_blocks_and_bytes(
 def test_every_pass_and_every_batch_is_traced_from_start_to_end(
     islands: Zone, build_reporting: BuildReporting
 ) -> None:
-    events: list[tuple[str, object, object]] = []
-    reporting = build_reporting(
-        islands, trace=lambda event, fields: events.append((event, fields.get("phase"), fields.get("batch")))
-    )
+    events: list[tuple[str, object]] = []
+    reporting = build_reporting(islands)
+    reporting.trace = lambda event, *fields: events.append((event, fields[0]))
     device = register(reporting, Recorder(fail))
     reporting.run_now()
     reporting.unregister(device)
     assert events == [
-        ("page_reporting_register", None, None),
-        ("page_reporting_process", "start", None),
-        ("page_reporting_report", "start", 1),
-        ("page_reporting_report", "end", 1),
-        ("page_reporting_process", "end", None),
-        ("page_reporting_unregister", None, None),
+        ("page_reporting_register", device.name),
+        ("page_reporting_request", "idle"),
+        ("page_reporting_pass_begin", 1),
+        ("page_reporting_zone", 0),
+        ("page_reporting_report_begin", 1),
+        ("page_reporting_report_end", 1),
+        ("page_reporting_pass_end", 1),
+        ("page_reporting_unregister", device.name),
     ]
 
 
