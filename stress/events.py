@@ -1,0 +1,425 @@
+"""The schema of the run log: one class for each event, and what its fields mean.
+
+A log is NDJSON: one record a line, `event` names its class. Everybody's records have
+
+    t         nanoseconds since the run began, on a clock that never goes back
+    thread    number of the thread to which it happened; `thread_begin` has the thread's name
+    n         number of the record among its thread's, from 1, without a gap
+
+and what happens under a zone lock (`ZoneRecord`) has
+
+    zone      number of the zone; `zone_begin` describes it
+    seq       number of the record among the zone's, from 1, without a gap: the true order
+
+A record stands behind all those that it could have seen: the file's order is a possible order of events.
+Names and fields are the kernel's where it has the event (kmem.h, lock.h); a pfn is a plain number, orders are
+log2 of pages, migratetypes are 0 unmovable, 1 movable, 2 reclaimable, 3 high-atomic, 4 isolated.
+
+A change that an old reader would misread counts `SCHEMA_VERSION` up; `log_begin` has it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from msgspec import Struct
+else:
+    try:
+        from msgspec import Struct
+    except ModuleNotFoundError:  # whoever only writes a log needs the names of the fields, and no decoder
+
+        class Struct:
+            """Stand in for msgspec's class: names without types."""
+
+            def __init_subclass__(cls, **kwargs: Any) -> None:
+                cls.tag = kwargs.get("tag")
+
+
+SCHEMA_VERSION = 1
+
+
+class Record(Struct, tag_field="event", gc=False):
+    """What every record has."""
+
+    t: int
+    thread: int
+    n: int
+
+
+class ZoneRecord(Record, gc=False):
+    """What a record has that was made under a zone lock."""
+
+    zone: int
+    seq: int
+
+
+# -- the log itself ------------------------------------------------------------------------------------------
+
+
+class LogBegin(Record, tag="log_begin", gc=False):
+    """The first record. `params` are those of the run, `versions` of the program, Python and the machine."""
+
+    schema: int
+    params: dict[str, Any]
+    versions: dict[str, Any]
+
+
+class ThreadBegin(Record, tag="thread_begin", gc=False):
+    """A thread is here for the first time."""
+
+    name: str
+
+
+class Lost(Record, tag="lost", gc=False):
+    """`count` records of this thread are missing here; its next `n` leaves room for them."""
+
+    count: int
+
+
+class LogEnd(Record, tag="log_end", gc=False):
+    """The last record: the last `n` of every thread and the last `seq` of every zone, by number."""
+
+    threads: dict[str, int]
+    zones: dict[str, int]
+
+
+# -- zones ---------------------------------------------------------------------------------------------------
+
+
+class ZoneBegin(ZoneRecord, tag="zone_begin", gc=False):
+    """A zone is described: pfns `start_pfn` .. `end_pfn` - 1, orders 0 .. `nr_orders` - 1."""
+
+    name: str
+    node: int
+    start_pfn: int
+    end_pfn: int
+    nr_orders: int
+    pageblock_order: int
+    policy: str
+
+
+class ZoneSnapshot(ZoneRecord, tag="zone_snapshot", gc=False):
+    """Everything that a zone holds at this moment.
+
+    `lists` are [order, migratetype, pfns from head to tail], empty ones left out; `reported` the pfns of the
+    Reported blocks; `in_use` [pfn, order, kind] of all other blocks, kind "allocated", "page set" or "in flight";
+    `block_types` one digit for each pageblock, from the one in which the zone starts.
+    """
+
+    nr_free_pages: int
+    nr_free: list[int]
+    nr_reported: list[int]
+    watermark: list[int]
+    highatomic: int
+    lists: list[tuple[int, int, list[int]]]
+    reported: list[int]
+    in_use: list[tuple[int, int, str]]
+    block_types: str
+
+
+class ZoneState(ZoneRecord, tag="zone_state", gc=False):
+    """The counts of a zone: free pages, and free and Reported blocks by order."""
+
+    nr_free_pages: int
+    nr_free: list[int]
+    nr_reported: list[int]
+
+
+class SetWatermarks(ZoneRecord, tag="set_watermarks", gc=False):
+    """The marks change, in pages, without the boost."""
+
+    min: int
+    low: int
+    high: int
+
+
+class LockRelease(ZoneRecord, tag="lock_release", gc=False):
+    """A hold of the zone lock ends; it was acquired `hold_ns` before `t`, after waiting `wait_ns`.
+
+    All of the zone's records since the last `lock_release` belong to this hold. `site` is the function that held it.
+    """
+
+    wait_ns: int
+    hold_ns: int
+    site: str
+
+
+class LockContended(Record, tag="lock_contended", gc=False):
+    """A thread finds a zone lock taken, and begins to wait."""
+
+    zone: int
+    site: str
+
+
+# -- allocating and freeing ------------------------------------------------------------------------------------
+
+
+class MmPageAlloc(Record, tag="mm_page_alloc", gc=False):
+    """An allocation returns; `pfn` is -1 if there was no memory."""
+
+    pfn: int
+    order: int
+    migratetype: int
+    gfp_flags: str
+
+
+class MmPageFree(Record, tag="mm_page_free", gc=False):
+    """A block is about to be freed by its owner."""
+
+    pfn: int
+    order: int
+
+
+class MmPageAllocZoneLocked(ZoneRecord, tag="mm_page_alloc_zone_locked", gc=False):
+    """A block leaves the free lists, split from one of `from_order`; `percpu_refill`: it may rest on a page set."""
+
+    pfn: int
+    order: int
+    migratetype: int
+    percpu_refill: bool
+    from_order: int
+
+
+class MmPageFreeZoneLocked(ZoneRecord, tag="mm_page_free_zone_locked", gc=False):
+    """A block came back to the free lists and merged into another one; Linux lacks this event.
+
+    It is the last on its list if `to_tail`, else the first; `migratetype` is the list's.
+    """
+
+    pfn: int
+    order: int
+    migratetype: int
+    merged_pfn: int
+    merged_order: int
+    to_tail: bool
+
+
+class MmPagePcpuDrain(ZoneRecord, tag="mm_page_pcpu_drain", gc=False):
+    """The block freed just before came from a page set."""
+
+    pfn: int
+    order: int
+    migratetype: int
+
+
+class MmPageAllocExtfrag(ZoneRecord, tag="mm_page_alloc_extfrag", gc=False):
+    """A request took from another migratetype's lists. The kernel's fields."""
+
+    pfn: int
+    alloc_order: int
+    fallback_order: int
+    pageblock_order: int
+    alloc_migratetype: int
+    fallback_migratetype: int
+    fragmenting: bool
+    change_ownership: bool
+
+
+class MoveToFreeList(ZoneRecord, tag="move_to_free_list", gc=False):
+    """A free block goes to another migratetype's list, the last there if `to_tail`."""
+
+    pfn: int
+    order: int
+    migratetype: int
+    to_tail: bool
+
+
+class SetPageblockMigratetype(ZoneRecord, tag="set_pageblock_migratetype", gc=False):
+    """The pageblock that holds `pfn` gets a type."""
+
+    pfn: int
+    migratetype: int
+
+
+class UnsetMigratetypeIsolate(ZoneRecord, tag="unset_migratetype_isolate", gc=False):
+    """A withheld pageblock is given back; a block may be isolated and put back at once so that it merges."""
+
+    pfn: int
+    migratetype: int
+
+
+class SplitPage(ZoneRecord, tag="split_page", gc=False):
+    """A range of allocated pages becomes one allocated block."""
+
+    pfn: int
+    order: int
+
+
+# -- free page reporting: Linux has no event for any of this ------------------------------------------------------
+
+
+class Register(Record, tag="page_reporting_register", gc=False):
+    """A device registers; it wants blocks of `order` and more, `capacity` at a time."""
+
+    device: str
+    order: int
+    capacity: int
+
+
+class Unregister(Record, tag="page_reporting_unregister", gc=False):
+    """A device has left: its reporter does not run and never will."""
+
+    device: str
+
+
+class Notify(Record, tag="page_reporting_notify", gc=False):
+    """The free just before asks for a report."""
+
+
+class Request(Record, tag="page_reporting_request", gc=False):
+    """A request changed the device's state to requested; `state` is what it was: idle, or active."""
+
+    state: str
+
+
+class PassBegin(Record, tag="page_reporting_pass_begin", gc=False):
+    """The worker begins a pass over all zones."""
+
+    number: int
+
+
+class PassEnd(Record, tag="page_reporting_pass_end", gc=False):
+    """A pass ends; `state` is what the worker found: active, or requested, and then the next one is armed."""
+
+    number: int
+    state: str
+
+
+class PassZone(Record, tag="page_reporting_zone", gc=False):
+    """A pass comes to a zone, which has `usable` free pages; it is left alone unless that is more than `mark`."""
+
+    zone: int
+    usable: int
+    mark: int
+    visited: bool
+
+
+class Visit(ZoneRecord, tag="page_reporting_visit", gc=False):
+    """A pass comes to a free list that is not empty; `nr_free` blocks of this order, all migratetypes together."""
+
+    order: int
+    migratetype: int
+    nr_free: int
+
+
+class Isolate(ZoneRecord, tag="page_reporting_isolate", gc=False):
+    """A free block is taken off its list for the reporter; `free_pages` stay free in the zone."""
+
+    pfn: int
+    order: int
+    migratetype: int
+    free_pages: int
+
+
+class Refused(ZoneRecord, tag="page_reporting_refused", gc=False):
+    """A block may not be taken: too close to the min watermark."""
+
+    pfn: int
+    order: int
+    free_pages: int
+
+
+class Rotate(ZoneRecord, tag="page_reporting_rotate", gc=False):
+    """A list is turned so that the block at `pfn` is its first."""
+
+    order: int
+    migratetype: int
+    pfn: int
+
+
+class ReportBegin(Record, tag="page_reporting_report_begin", gc=False):
+    """The reporter gets a batch of [pfn, order]; no lock is held."""
+
+    batch: int
+    zone: int
+    blocks: list[tuple[int, int]]
+
+
+class ReportEnd(Record, tag="page_reporting_report_end", gc=False):
+    """The reporter returned, or raised `error`."""
+
+    batch: int
+    zone: int
+    error: str | None
+
+
+class Putback(ZoneRecord, tag="page_reporting_putback", gc=False):
+    """A block came back from the reporter to the free lists; the fields are those of a free."""
+
+    pfn: int
+    order: int
+    migratetype: int
+    merged_pfn: int
+    merged_order: int
+    to_tail: bool
+
+
+class Reported(ZoneRecord, tag="page_reporting_reported", gc=False):
+    """A free block is flagged as known to the host."""
+
+    pfn: int
+    order: int
+
+
+# -- the harness ---------------------------------------------------------------------------------------------------
+
+
+class Phase(Record, tag="phase", gc=False):
+    """The run goes on to another phase."""
+
+    name: str
+
+
+class Sample(Record, tag="sample", gc=False):
+    """What the run looks like: bytes that the operating system counts, and sums over all threads so far.
+
+    `zones` are [free, allocated, on page sets, in flight, reported] pages, by number.
+    """
+
+    resident_bytes: int
+    total_bytes: int
+    allocs: int
+    frees: int
+    failed_allocs: int
+    zones: list[tuple[int, int, int, int, int]]
+
+
+class Violated(Record, tag="violation", gc=False):
+    """The run itself saw a broken promise."""
+
+    text: str
+
+
+class Rest(Record, tag="rest", gc=False):
+    """Everything was freed, and the worker came to rest by itself if `settled`."""
+
+    settled: bool
+
+
+class RunEnd(Record, tag="run_end", gc=False):
+    """The run's own verdict."""
+
+    verdict: str
+    violations: int
+
+
+def _leaves(base: type[Record]) -> list[type[Record]]:
+    return [leaf for child in base.__subclasses__() for leaf in ([child, *_leaves(child)])]
+
+
+def _tag(cls: type[Record]) -> str | None:
+    config = getattr(cls, "__struct_config__", None)
+    tag = config.tag if config is not None else getattr(cls, "tag", None)
+    return tag if isinstance(tag, str) and cls not in (Record, ZoneRecord) else None
+
+
+EVENTS: dict[str, type[Record]] = {tag: cls for cls in _leaves(Record) if (tag := _tag(cls)) is not None}
+HEADER = tuple(Record.__annotations__)  # t, thread, n
+
+
+def field_names(event: str) -> tuple[str, ...]:
+    """Return the names of an event's fields behind the header, in the order in which a tracepoint gives them."""
+    cls = EVENTS[event]
+    own = tuple(cls.__annotations__)
+    return (*ZoneRecord.__annotations__, *own) if issubclass(cls, ZoneRecord) else own
