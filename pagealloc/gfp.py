@@ -71,3 +71,33 @@ def gfp_to_alloc_flags(gfp: int, order: int) -> int:
         if order > 0 and gfp & GFP_HIGH:
             alloc_flags |= ALLOC_HIGHATOMIC
     return alloc_flags
+
+
+# As the kernel's `%pGg` prints them: the composite names first, each as large as it fits.
+_PRINTED = (
+    ("GFP_HIGHUSER_MOVABLE", GFP_HIGHUSER_MOVABLE),
+    ("GFP_KERNEL", GFP_KERNEL),
+    ("GFP_ATOMIC", GFP_ATOMIC),
+    ("GFP_NOWAIT", GFP_NOWAIT),
+    ("GFP_DMA", GFP_DMA),
+    ("__GFP_HIGHMEM", GFP_HIGHMEM),
+    ("GFP_DMA32", GFP_DMA32),
+    ("__GFP_HIGH", GFP_HIGH),
+    ("__GFP_ZERO", GFP_ZERO),
+    ("__GFP_THISNODE", GFP_THISNODE),
+    ("__GFP_RECLAIMABLE", GFP_RECLAIMABLE),
+    ("__GFP_MOVABLE", GFP_MOVABLE),
+    ("__GFP_DIRECT_RECLAIM", GFP_DIRECT_RECLAIM),
+)
+
+
+def gfp_names(gfp: int) -> str:
+    """Return the flags in words, as the kernel's trace events print them: GFP_KERNEL|__GFP_ZERO, or none."""
+    names = []
+    for name, flags in _PRINTED:
+        if gfp & flags == flags:
+            names.append(name)
+            gfp &= ~flags
+    if gfp:
+        names.append(f"{gfp:#x}")
+    return "|".join(names) or "none"

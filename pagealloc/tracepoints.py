@@ -10,8 +10,9 @@ The schema of every event is in `stress/events.py`.
 
 `Tracer` is the trace of a run on real threads. A thread appends tuples to a buffer of its own, so the threads
 under test share no lock, and nothing is formatted. Events that happen under a zone lock carry the zone's
-number and the next number of the zone's sequence, handed out under that lock: their true order. A buffer that
-is full loses the record and counts it; the missing numbers show where.
+number and the next number of the zone's sequence, handed out under that lock: their true order. A thread whose
+buffer is full waits for `patience_s` seconds, though never inside a zone lock; then the record is lost and counted,
+and the missing numbers show where.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from typing import Protocol
 
 from pagealloc.sync import Lock, Sync
 
-RECORDS_MAX = 1 << 18  # in one thread's buffer: some 50 MB when nobody collects them
+RECORDS_MAX = (
+    1 << 16
+)  # in one thread's buffer, and as many again under zone locks: some 25 MB when it is full
+ROOM_INTERVAL_S = 0.002
 
 Record = tuple[object, ...]  # (event, nanoseconds, field, ...)
 
@@ -57,9 +61,10 @@ class Buffer:
 class Tracer:
     """The buffers of all threads. A collector calls `buffers` and empties them now and then."""
 
-    def __init__(self, sync: Sync, records_max: int = RECORDS_MAX) -> None:
+    def __init__(self, sync: Sync, records_max: int = RECORDS_MAX, patience_s: float = 0.0) -> None:
         self.sync = sync
         self._records_max = records_max
+        self._patience_s = patience_s
         self._mutex = sync.mutex("trace buffers")
         self._buffers: list[Buffer] = []
         self._local = sync.local(self._make, self._retire)
@@ -91,16 +96,29 @@ class Tracer:
         def trace(event: str, /, *fields: object) -> None:
             buffer = local.value
             records = buffer.records
-            if len(records) < records_max:
+            if len(records) < records_max or self._await_room(records):
                 records.append((event, clock_ns(), *fields))
             else:
                 buffer.lost += 1
 
         return trace
 
+    def _await_room(self, records: list[Record]) -> bool:
+        """Slow the thread down to the pace of the collector; False when that lasts too long.
+
+        Half a buffer is left for the events under zone locks, where nobody waits.
+        """
+        sync = self.sync
+        deadline_s = sync.monotonic() + self._patience_s
+        while sync.monotonic() < deadline_s:
+            sync.sleep(ROOM_INTERVAL_S)
+            if len(records) < self._records_max:
+                return True
+        return False
+
     def zone_trace(self, number: int) -> Trace:
         """Make the trace of one zone, for events under its lock."""
-        local, clock_ns, records_max = self._local, self.sync.monotonic_ns, self._records_max
+        local, clock_ns, records_max = self._local, self.sync.monotonic_ns, 2 * self._records_max
         seq = 0
 
         def trace(event: str, /, *fields: object) -> None:

@@ -1,0 +1,187 @@
+"""Recording a run: tracepoints on, buffers collected, a writer process at the other end of a pipe.
+
+    recorder = Recorder(folder, sync, params, versions)
+    recorder.attach(memory, reporting)      # before the first thread allocates
+    ...
+    result = recorder.finish()              # what was written, what was lost, and why
+
+See `pagealloc.tracepoints` for what the threads do, `stress.log_writer` for the order of the file, and
+`stress.events` for the schema.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pagealloc.memory import Memory
+from pagealloc.mmzone import MIGRATE_TYPES
+from pagealloc.page_flags import ALLOCATED, IN_FLIGHT, KIND_MASK, LRU, ON_PAGE_SET, ORDER_MASK
+from pagealloc.sync import Sync
+from pagealloc.tracepoints import StatLock, Trace, Tracer
+from pagealloc.zone import Zone
+from stress.events import SCHEMA_VERSION
+from stress.log_writer import LENGTH, ROTATE_BYTES
+from workers.page_reporting import PageReporting
+
+ROUND_S = 0.05
+LEAVE_S = 120.0  # for the writer to write what it holds when the run is over
+PATIENCE_S = 5.0  # how long a thread waits for room before it loses a record
+
+KINDS = {ALLOCATED: "allocated", LRU: "allocated", ON_PAGE_SET: "page set", IN_FLIGHT: "in flight"}
+
+
+@dataclass(frozen=True, slots=True)
+class LogResult:
+    """What became of a log: records written and lost, and the disk's reason, if any."""
+
+    written: int
+    lost: int
+    error: str | None
+
+
+class Recorder:
+    """Records one run into a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sync: Sync,
+        params: dict[str, object],
+        versions: dict[str, object],
+        *,
+        rotate_bytes: int = ROTATE_BYTES,
+    ) -> None:
+        self._sync = sync
+        self._tracer = Tracer(sync, patience_s=PATIENCE_S)
+        self.trace: Trace = self._tracer.thread_trace()  # for the harness's own events
+        start_ns = sync.monotonic_ns()
+        self._writer = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "stress.log_writer", str(folder), str(start_ns), str(rotate_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,  # Ctrl-C is for the run: it ends the log
+        )
+        self._pipe_error: str | None = None
+        self._undelivered = 0
+        self._stop = sync.event("collector stops")
+        self.trace("log_begin", SCHEMA_VERSION, params, versions)
+        self._collector = sync.spawn("log collector", self._collect)
+
+    # -- tracepoints on --------------------------------------------------------------------------------
+
+    def attach(self, memory: Memory, reporting: PageReporting) -> None:
+        """Switch every tracepoint on; nobody else uses the memory yet."""
+        for zone in memory.zones:
+            trace = self._tracer.zone_trace(zone.number)
+            begin_zone(zone, trace)
+            zone.trace = trace
+            zone.lock = StatLock(zone.lock, self._sync, zone.number, trace, self.trace)
+        memory.trace = self.trace
+        reporting.trace = self.trace
+
+    # -- collecting ------------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        while not self._stop.wait(ROUND_S):
+            self._round()
+        self._round()
+        self._round()  # the writer holds each round back until the next one
+
+    def _round(self) -> None:
+        for buffer in self._tracer.buffers():
+            self._send(marshal.dumps((buffer.number, buffer.name, buffer.lost, records := buffer.take())))
+            if self._pipe_error is not None:
+                self._undelivered += len(records)
+        self._send(b"")
+
+    def _send(self, frame: bytes) -> None:
+        """Hand a frame over; a writer that is gone costs the log, not the run."""
+        pipe = self._writer.stdin
+        if self._pipe_error is not None or pipe is None:
+            return
+        try:
+            pipe.write(LENGTH.pack(len(frame)))
+            pipe.write(frame)
+        except OSError as error:
+            self._pipe_error = f"the log writer is gone ({error.strerror})"
+
+    def finish(self) -> LogResult:
+        """End the log and wait until it is written; nobody may trace any more."""
+        self._stop.set()
+        self._collector.join(LEAVE_S)
+        self._send(marshal.dumps(None))
+        lost = sum(buffer.lost for buffer in self._tracer.buffers()) + self._undelivered
+        try:
+            answer, _ = self._writer.communicate(timeout=LEAVE_S)
+            result = json.loads(answer)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            self._writer.kill()
+            self._writer.wait()
+            return LogResult(0, lost, self._pipe_error or f"the log writer did not end well ({error})")
+        return LogResult(result["written"], lost + result["lost"], result["error"] or self._pipe_error)
+
+
+def begin_zone(zone: Zone, trace: Trace) -> None:
+    """Describe a zone and all that it holds: where a log of it begins."""
+    layout = zone.layout
+    trace(
+        "zone_begin",
+        zone.name,
+        zone.node,
+        zone.start_pfn,
+        zone.end_pfn,
+        layout.nr_orders,
+        layout.pageblock_order,
+        zone.policy.name,
+    )
+    snapshot_zone(zone, trace)
+
+
+def snapshot_zone(zone: Zone, trace: Trace) -> None:
+    """Record everything that a zone holds; the caller holds its lock or is alone."""
+    lists = [
+        (order, migratetype, pfns)
+        for order in range(zone.layout.nr_orders)
+        for migratetype in range(MIGRATE_TYPES)
+        if (pfns := list(zone.list_pfns(order, migratetype)))
+    ]
+    reported = [pfn for _, _, pfns in lists for pfn in pfns if zone.page_reported(pfn - zone.base_pfn)]
+    trace(
+        "zone_snapshot",
+        zone.nr_free_pages,
+        list(zone.nr_free),
+        list(zone.nr_reported),
+        list(zone.watermark),
+        zone.nr_reserved_highatomic,
+        lists,
+        reported,
+        _blocks_in_use(zone),
+        "".join(map(str, zone.block_types())),
+    )
+
+
+def record_counts(zone: Zone) -> None:
+    """Record a zone's counts; the caller holds its lock."""
+    if zone.trace is not None:
+        zone.trace("zone_state", zone.nr_free_pages, list(zone.nr_free), list(zone.nr_reported))
+
+
+def _blocks_in_use(zone: Zone) -> Sequence[tuple[int, int, str]]:
+    state = zone.state
+    blocks = []
+    index, end = zone.start_pfn - zone.base_pfn, zone.end_pfn - zone.base_pfn
+    while index < end:
+        order = state[index] & ORDER_MASK
+        kind = KINDS.get(state[index] & KIND_MASK)
+        if kind is not None:
+            blocks.append((zone.base_pfn + index, order, kind))
+        index += 1 << order
+    return blocks
