@@ -234,8 +234,8 @@ def _watched_run(
     if not quiet:
         console.print(f"stress run: {params.words()}", highlight=False, markup=False, soft_wrap=True)
     try:
-        trace = directory.event if directory is not None else (lambda event, fields: None)
-        return StressRun(params, sync, reporter, view.show, trace).run()
+        recorder = directory.recorder if directory is not None else None
+        return StressRun(params, sync, reporter, view.show, recorder).run()
     finally:
         view.close()
 

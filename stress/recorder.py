@@ -168,10 +168,9 @@ def snapshot_zone(zone: Zone, trace: Trace) -> None:
     )
 
 
-def record_counts(zone: Zone) -> None:
+def record_counts(zone: Zone, trace: Trace) -> None:
     """Record a zone's counts; the caller holds its lock."""
-    if zone.trace is not None:
-        zone.trace("zone_state", zone.nr_free_pages, list(zone.nr_free), list(zone.nr_reported))
+    trace("zone_state", zone.nr_free_pages, list(zone.nr_free), list(zone.nr_reported))
 
 
 def _blocks_in_use(zone: Zone) -> Sequence[tuple[int, int, str]]:

@@ -20,11 +20,13 @@ from pagealloc.memory import Memory
 from pagealloc.policy import PRESETS
 from pagealloc.ram import RamKind
 from pagealloc.sync import Sync, Thread
+from pagealloc.tracepoints import Trace
 from pagealloc.validate import Census, validate
 from pagealloc.zone import Zone
 from stress.ledger import CheckedReporter, Ledger, Violations
 from stress.mutants import planted
 from stress.params import RunParams
+from stress.recorder import Recorder, record_counts, snapshot_zone
 from workers.allocators import Allocator, Held
 from workers.page_reporting import (
     PageReporting,
@@ -110,22 +112,31 @@ class Summary:
 
 
 Watcher = Callable[[Status], None]
-Trace = Callable[[str, dict[str, object]], None]
+
+
+def _no_trace(event: str, /, *fields: object) -> None:
+    """Let an event go unrecorded."""
 
 
 class StressRun:
-    """One run. `watch` is called with a fresh status a few times a second, `trace` with every event."""
+    """One run. `watch` is called with a fresh status a few times a second; `recorder` keeps the log."""
 
     def __init__(
-        self, params: RunParams, sync: Sync, reporter: Reporter, watch: Watcher, trace: Trace
+        self,
+        params: RunParams,
+        sync: Sync,
+        reporter: Reporter,
+        watch: Watcher,
+        recorder: Recorder | None = None,
     ) -> None:
         self._params = params
         self._sync = sync
         self._watch = watch
-        self._trace = trace
+        self._recorder = recorder
+        self._trace: Trace = recorder.trace if recorder is not None else _no_trace
         self._start_s = sync.monotonic()
         self._summary = Summary(allocators=params.allocators, params=params.as_dict())
-        self._violations = Violations(sync, lambda text: trace("violation", {"text": text}))
+        self._violations = Violations(sync, lambda text: self._trace("violation", text))
         ram: RamKind = "memfd" if params.ram == "memfd" else "anonymous"
         self._memory = Memory(params.zone_specs(), policy=PRESETS[params.preset], sync=sync, ram=ram)
         self._ledger = Ledger(self._memory, sync, self._violations)
@@ -186,7 +197,6 @@ class StressRun:
     def run(self) -> Summary:
         """Run to the end and return the summary; Ctrl-C ends the load early, not the checks."""
         summary = self._summary
-        self._trace("run_start", {"params": self._params.as_dict()})
         with planted(self._params.mutant):
             try:
                 self._begin()
@@ -206,12 +216,14 @@ class StressRun:
                 self._abandon()
                 raise
         self._fill_summary()
-        self._trace("run_end", {"verdict": summary.verdict, "violations": summary.violation_count})
+        self._trace("run_end", summary.verdict, summary.violation_count)
         return summary
 
     def _begin(self) -> None:
         self._summary.resident_bytes_start = self._memory.resident_bytes()
         self._note_zones_out_of_reach()
+        if self._recorder is not None:
+            self._recorder.attach(self._memory, self._reporting)
         self._workqueue.start()
         self._reporting.register(self._device)
         self._threads = [
@@ -354,8 +366,9 @@ class StressRun:
     def _final_checks(self) -> None:
         """Hold the memory against what must be left when everybody has freed everything."""
         flight = self._reporting.flight
+        self._trace("rest", self._came_to_rest)
         for zone in self._memory.zones:
-            census = self._census(zone)
+            census = self._census(zone, snapshot=True)
             in_flight = 0
             if flight is not None and flight.zone is zone:
                 in_flight = sum(1 << block.order for block in flight.batch)
@@ -444,10 +457,12 @@ class StressRun:
         now_s = self._sync.monotonic()
         self._next_census_s = now_s + max(CENSUS_INTERVAL_S, (now_s - before_s) / CENSUS_SHARE)
 
-    def _census(self, zone: Zone) -> Census:
+    def _census(self, zone: Zone, *, snapshot: bool = False) -> Census:
         zone.lock.acquire()
         try:
             census = validate(zone)
+            if zone.trace is not None:
+                (snapshot_zone if snapshot else record_counts)(zone, zone.trace)
         finally:
             zone.lock.release()
         counted = census.free + census.allocated + census.on_page_sets + census.in_flight
@@ -492,6 +507,15 @@ class StressRun:
             violations=self._violations.count,
         )
         self._watch(status)
+        self._trace(
+            "sample",
+            status.resident_bytes,
+            status.total_bytes,
+            status.allocs,
+            status.frees,
+            status.failed_allocs,
+            [(z.free, z.allocated, z.on_page_sets, z.in_flight, z.reported) for z in status.zones],
+        )
         return status
 
     def _zone_status(self, zone: Zone) -> ZoneStatus:

@@ -2,10 +2,10 @@
 
     params.json     the parameters
     versions.json   this package, the interpreter, the machine
-    events.ndjson   one JSON object a line, as it happened: `t` is seconds since the run began
+    events-*.ndjson one JSON object a line, as it happened (`stress.events`); .gz behind the older files of a long run
     summary.json    the verdict and the figures, written last; a run without it did not end
 
-A disk that fills up costs the log, never the run: events that cannot be written are counted, and the
+A disk that fills up costs the log, never the run: records that cannot be written are counted, and the
 summary says how many.
 """
 
@@ -15,20 +15,16 @@ import json
 import os
 import platform
 import sys
-from collections.abc import MutableMapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import structlog
 
 from pagealloc.sync import Sync
 from pagealloc.sync_real import gil_enabled
+from stress.recorder import Recorder
 from stress.run import Summary
 
-EVENTS_FILE = "events.ndjson"
 SUMMARY_FILE = "summary.json"
 
 
@@ -57,53 +53,21 @@ class RunDirectory:
 
     def __init__(self, path: Path, sync: Sync, params: dict[str, object]) -> None:
         self.path = path
-        self.lost_events = 0
-        self.error: str | None = None
-        self._sync = sync
-        self._start_s = sync.monotonic()
-        self._lock = sync.mutex("event log")
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise RunDirectoryError(f"--run-dir: {path} is not empty, expected a new or an empty folder")
             self._write("params.json", params)
             self._write("versions.json", versions())
-            self._file = (path / EVENTS_FILE).open("w", encoding="utf-8")
+            self.recorder = Recorder(path, sync, params, versions())
         except OSError as error:
             raise RunDirectoryError(f"--run-dir: {path}: {error.strerror}") from error
-        self._logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-            structlog.WriteLogger(self._file),
-            processors=[self._add_time, structlog.processors.JSONRenderer()],
-            wrapper_class=structlog.make_filtering_bound_logger(0),
-            cache_logger_on_first_use=True,
-        )
-
-    def _add_time(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        del logger, name
-        return {"t": round(self._sync.monotonic() - self._start_s, 6), **event}
-
-    def event(self, name: str, fields: dict[str, object]) -> None:
-        """Write one event; any thread may. Never raises for a disk that is full."""
-        self._lock.acquire()
-        try:
-            if self.error is None:
-                self._logger.info(name, **fields)
-            else:
-                self.lost_events += 1
-        except OSError as error:
-            self.error = error.strerror
-            self.lost_events += 1
-        finally:
-            self._lock.release()
 
     def finish(self, summary: Summary) -> None:
-        """Close the log, note in the summary what it lacks, and write it. Raises RunDirectoryError."""
-        try:
-            self._file.close()
-        except OSError as error:
-            self.error = self.error or error.strerror
-        if self.error is not None:
-            summary.notes.append(f"the log lacks {self.lost_events} events or more: {self.error}")
+        """End the log, note in the summary what it lacks, and write it. Raises RunDirectoryError."""
+        log = self.recorder.finish()
+        if log.lost or log.error is not None:
+            summary.notes.append(f"the log lacks {log.lost} records: {log.error or 'its buffers were full'}")
         try:
             self._write(SUMMARY_FILE, asdict(summary))
         except OSError as error:
