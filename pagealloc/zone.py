@@ -371,13 +371,14 @@ class Zone(Mobility):
         if migratetype != MIGRATE_ISOLATE:
             if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
                 if trace is not None:
-                    trace("page_reporting_refused", pfn, order, self.nr_free_pages)
+                    trace("page_reporting_refused", pfn, order, self.usable_pages())
                 return False
             self.nr_free_pages -= 1 << order
         self.del_page_from_free_list(index, order)
         self.state[index] = IN_FLIGHT | order
         if trace is not None:
-            trace("page_reporting_isolate", pfn, order, migratetype, self.nr_free_pages)
+            free_pages, usable_pages = self.nr_free_pages, self.usable_pages()
+            trace("page_reporting_isolate", pfn, order, migratetype, free_pages, usable_pages)
 
         if order >= self.layout.pageblock_order - 1:
             # The last frame is left out, so a block of one page changes nothing; the kernel's loop too.

@@ -250,11 +250,17 @@ class SplitPage(ZoneRecord, tag="split_page", gc=False):
 
 
 class Register(Record, tag="page_reporting_register", gc=False):
-    """A device registers; it wants blocks of `order` and more, `capacity` at a time."""
+    """A device begins to register; it wants blocks of `order` and more, `capacity` at a time."""
 
     device: str
     order: int
     capacity: int
+
+
+class Registered(Record, tag="page_reporting_registered", gc=False):
+    """The device is registered: every free of its order and more asks for a report from here on."""
+
+    device: str
 
 
 class Unregister(Record, tag="page_reporting_unregister", gc=False):
@@ -280,10 +286,14 @@ class PassBegin(Record, tag="page_reporting_pass_begin", gc=False):
 
 
 class PassEnd(Record, tag="page_reporting_pass_end", gc=False):
-    """A pass ends; `state` is what the worker found: active, or requested, and then the next one is armed."""
+    """A pass ends; `state` is what the worker found: active, or requested, and then the next one is armed.
+
+    `lost`: there was no memory for a scatterlist, so nothing was looked at.
+    """
 
     number: int
     state: str
+    lost: bool
 
 
 class PassZone(Record, tag="page_reporting_zone", gc=False):
@@ -304,12 +314,16 @@ class Visit(ZoneRecord, tag="page_reporting_visit", gc=False):
 
 
 class Isolate(ZoneRecord, tag="page_reporting_isolate", gc=False):
-    """A free block is taken off its list for the reporter; `free_pages` stay free in the zone."""
+    """A free block is taken off its list for the reporter.
+
+    `free_pages` stay free in the zone, `usable_pages` of them beyond the high-atomic reserve.
+    """
 
     pfn: int
     order: int
     migratetype: int
     free_pages: int
+    usable_pages: int
 
 
 class Refused(ZoneRecord, tag="page_reporting_refused", gc=False):
@@ -317,7 +331,7 @@ class Refused(ZoneRecord, tag="page_reporting_refused", gc=False):
 
     pfn: int
     order: int
-    free_pages: int
+    usable_pages: int
 
 
 class Rotate(ZoneRecord, tag="page_reporting_rotate", gc=False):

@@ -230,6 +230,7 @@ class PageReporting:
             for zone in self.zones:  # the static key: from here on frees of this order notify
                 zone.page_reporting_notify = self.notify
                 zone.page_reporting_order = order
+            self._tell("page_reporting_registered", device.name)
             return order
         finally:
             self._mutex.release()
@@ -311,8 +312,9 @@ class PageReporting:
         self._running = registration
         self.stats.passes += 1
         self.stats.refused_in_pass = 0
-        self._tell("page_reporting_pass_begin", self.stats.passes)
+        lost = False
         registration.state.store(PAGE_REPORTING_ACTIVE)
+        self._tell("page_reporting_pass_begin", self.stats.passes)
         try:
             sgl = self._alloc_scatterlist(registration.capacity)
             for zone in self.zones:
@@ -320,12 +322,13 @@ class PageReporting:
                     break
         except MemoryError:
             self.stats.lost_passes += 1
+            lost = True
         finally:
             found = registration.state.cmpxchg(PAGE_REPORTING_ACTIVE, PAGE_REPORTING_IDLE)
             if found == PAGE_REPORTING_REQUESTED:
                 self._workqueue.queue_delayed_work(registration.work, self.delay_s)
             self._running = None
-            self._tell("page_reporting_pass_end", self.stats.passes, STATE_NAMES[found])
+            self._tell("page_reporting_pass_end", self.stats.passes, STATE_NAMES[found], lost)
 
     def process_zone(self, registration: Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
         """Report the zone's blocks from the smallest order up; returns the reporter's error, if any.

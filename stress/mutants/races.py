@@ -164,7 +164,7 @@ RACES = {
                   if migratetype != MIGRATE_ISOLATE:
                       if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
                           if trace is not None:
-                              trace("page_reporting_refused", pfn, order, self.nr_free_pages)
+                              trace("page_reporting_refused", pfn, order, self.usable_pages())
                           return False
                 -     self.nr_free_pages -= 1 << order
                 + self.nr_free_pages -= 1 << order

@@ -1,0 +1,408 @@
+"""A zone as its events tell it: what every block is, and the free lists in their order.
+
+The shadow shares no code with the allocator. It knows the rules a block must follow on its way from list to
+owner and back, and tells `fail` where an event breaks one:
+
+    free  --alloc_zone_locked-->  taken  --mm_page_alloc-->  owned  --mm_page_free-->  taken  --free-->  free
+    free  --isolate-->  in flight  --putback-->  free
+
+*Taken* is a block on a page set, or on its way to or from its owner. A free list's order is kept as a number for each
+block, which grows towards the tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_ISOLATE, MIGRATE_TYPES, WMARK_MIN
+from pagealloc.policy import PRESETS
+
+Fail = Callable[[str, str], None]  # (invariant, text)
+NO_BLOCK = (-1, "no block that the log knows of")
+
+
+class ShadowZone:
+    """One zone. `fail` is called for whatever breaks a rule; if it returns, the shadow goes on as well as it can."""
+
+    def __init__(
+        self,
+        name: str,
+        node: int,
+        start_pfn: int,
+        end_pfn: int,
+        nr_orders: int,
+        pageblock_order: int,
+        policy: str,
+        *,
+        fail: Fail,
+    ) -> None:
+        self.name = name if node == 0 else f"{node}:{name}"
+        self.node = node
+        self.start_pfn = start_pfn
+        self.end_pfn = end_pfn
+        self.nr_orders = nr_orders
+        self.pageblock_order = pageblock_order
+        self.policy = PRESETS[policy]
+        self.fail = fail
+        self.free: dict[int, int] = {}  # order by pfn
+        self.type_of: dict[int, int] = {}  # list's migratetype by pfn, of free blocks
+        self._place: dict[int, int] = {}  # position on the list
+        self.reported: set[int] = set()
+        self.taken: dict[int, int] = {}
+        self.owned: dict[int, int] = {}  # thread by pfn
+        self.in_flight: dict[int, int] = {}
+        self.told: set[tuple[int, int]] = (
+            set()
+        )  # (pfn, order) told to a device, and free and whole ever since
+        self.nr_free = [0] * nr_orders
+        self.nr_free_pages = 0
+        self.watermark = [0, 0, 0]
+        self.types = bytearray()
+        self.giving_back = False  # a withheld pageblock is given back, which isolates for a reason of its own
+        self.loaded = False
+        self._first_block = start_pfn >> pageblock_order
+        self._front = 0
+        self._back = 0
+        apart = {MIGRATE_ISOLATE} if self.policy.highatomic_merges else {MIGRATE_ISOLATE, MIGRATE_HIGHATOMIC}
+        self._keeps_apart = tuple(migratetype in apart for migratetype in range(MIGRATE_TYPES))
+
+    # -- lists -----------------------------------------------------------------------------------------
+
+    def _list(self, pfn: int, order: int, migratetype: int, to_tail: bool) -> None:
+        self.free[pfn] = order
+        self.type_of[pfn] = migratetype
+        if to_tail:
+            self._back += 1
+            self._place[pfn] = self._back
+        else:
+            self._front -= 1
+            self._place[pfn] = self._front
+        self.nr_free[order] += 1
+        if migratetype != MIGRATE_ISOLATE:
+            self.nr_free_pages += 1 << order
+
+    def _unlist(self, pfn: int) -> None:
+        order = self.free.pop(pfn)
+        self._place.pop(pfn)
+        self.nr_free[order] -= 1
+        if self.type_of.pop(pfn) != MIGRATE_ISOLATE:
+            self.nr_free_pages -= 1 << order
+        self.reported.discard(pfn)
+        self.told.discard((pfn, order))
+
+    def list_pfns(self, order: int, migratetype: int) -> list[int]:
+        """Return a free list from head to tail."""
+        pfns = [pfn for pfn, o in self.free.items() if o == order and self.type_of[pfn] == migratetype]
+        return sorted(pfns, key=self._place.__getitem__)
+
+    def lists(self) -> dict[tuple[int, int], list[int]]:
+        """Return all free lists that are not empty, by (order, migratetype), from head to tail."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for pfn in sorted(self.free, key=self._place.__getitem__):
+            found.setdefault((self.free[pfn], self.type_of[pfn]), []).append(pfn)
+        return found
+
+    def block_type(self, pfn: int) -> int:
+        """Return the migratetype of the pageblock that holds `pfn`."""
+        return self.types[(pfn >> self.pageblock_order) - self._first_block]
+
+    def nr_reported(self) -> list[int]:
+        """Count the Reported blocks of each order."""
+        counts = [0] * self.nr_orders
+        for pfn in self.reported:
+            counts[self.free[pfn]] += 1
+        return counts
+
+    # -- saying what a frame is ------------------------------------------------------------------------
+
+    def block_of(self, pfn: int) -> tuple[int, str]:
+        """Return (head, kind) of the block that holds a frame, in words."""
+        for order in range(self.nr_orders):
+            head = pfn & -(1 << order)
+            for blocks, kind in ((self.free, "free"), (self.in_flight, "in flight"), (self.taken, "taken")):
+                if blocks.get(head, -1) >= order:
+                    if kind == "taken" and head in self.owned:
+                        kind = f"owned by thread {self.owned[head]}"
+                    return head, f"{kind} as pfn {head} order {blocks[head]}"
+        return NO_BLOCK
+
+    def describe(self, pfn: int) -> str:
+        return self.block_of(pfn)[1]
+
+    # -- what happens ----------------------------------------------------------------------------------
+
+    def alloc(self, pfn: int, order: int, migratetype: int, from_order: int) -> None:
+        """Take a block off the lists; the rest of the one that it is split from stays (`expand`)."""
+        if self.free.get(pfn) != from_order or from_order < order:
+            invariant = "S10" if "in flight" in self.describe(pfn) else "S2"
+            self.fail(
+                invariant,
+                f"pfn {pfn} order {order} is taken from the free lists, split from order {from_order}, but it is "
+                f"{self.describe(pfn)}",
+            )
+            self.taken[pfn] = order
+            return
+        if self.type_of[pfn] != migratetype:
+            self.fail("S6", f"pfn {pfn} is taken from list {migratetype}, it is on list {self.type_of[pfn]}")
+        self._unlist(pfn)
+        for k in range(from_order - 1, order - 1, -1):
+            self._list(pfn + (1 << k), k, migratetype, to_tail=False)
+        self.taken[pfn] = order
+
+    def free_block(
+        self, pfn: int, order: int, migratetype: int, merged_pfn: int, merged_order: int, to_tail: bool
+    ) -> None:
+        """Put a taken block on the lists."""
+        if pfn in self.owned:
+            self.fail("S2", f"pfn {pfn} comes to the free lists while thread {self.owned.pop(pfn)} owns it")
+        if self.taken.get(pfn) != order:
+            invariant = "S10" if pfn in self.in_flight else "S2"
+            self.fail(invariant, f"pfn {pfn} order {order} is freed, but it is {self.describe(pfn)}")
+        self.taken.pop(pfn, None)
+        if migratetype != self.block_type(pfn):
+            self.fail("S6", f"pfn {pfn} goes to list {migratetype}, its pageblock is {self.block_type(pfn)}")
+        self._merge(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
+
+    def putback(
+        self, pfn: int, order: int, migratetype: int, merged_pfn: int, merged_order: int, to_tail: bool
+    ) -> None:
+        """Put a block that was in flight on the lists; nobody is asked for a report."""
+        if self.in_flight.get(pfn) != order:
+            if self.taken.pop(pfn, None) == order:
+                self.fail("S24", f"pfn {pfn} order {order} is freed without asking for a report")
+            else:
+                self.fail("S10", f"pfn {pfn} order {order} is put back, but it is {self.describe(pfn)}")
+        self.in_flight.pop(pfn, None)
+        if migratetype != self.block_type(pfn):
+            self.fail(
+                "S20", f"pfn {pfn} is put back on list {migratetype}, its pageblock is {self.block_type(pfn)}"
+            )
+        whole = (merged_pfn, merged_order) == (pfn, order)
+        told = (pfn, order) in self.told
+        self._merge(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
+        if told and not whole:
+            self.told.discard((pfn, order))
+
+    def _merge(
+        self, pfn: int, order: int, migratetype: int, merged_pfn: int, merged_order: int, to_tail: bool
+    ) -> None:
+        at = pfn
+        for k in range(order, merged_order):
+            buddy = at ^ (1 << k)
+            if self.free.get(buddy) != k:
+                self.fail(
+                    "S3", f"pfn {at} order {k} merges with pfn {buddy}, which is {self.describe(buddy)}"
+                )
+            else:
+                if k >= self.pageblock_order and not self._may_merge(migratetype, buddy):
+                    self.fail("S7", f"pfn {at} of type {migratetype} merges with a pageblock kept apart")
+                self._unlist(buddy)
+            at &= buddy
+        if at != merged_pfn or merged_order < order:
+            self.fail(
+                "S3", f"pfn {pfn} order {order} cannot merge into pfn {merged_pfn} order {merged_order}"
+            )
+        if merged_order < self.nr_orders - 1:
+            buddy = merged_pfn ^ (1 << merged_order)
+            due = merged_order < self.pageblock_order or (
+                self.free.get(buddy) == merged_order and self._may_merge(migratetype, buddy)
+            )
+            if due and self.free.get(buddy) == merged_order:
+                self.fail("S3", f"pfn {merged_pfn} order {merged_order} does not merge with its free buddy")
+        if merged_pfn in self.free:
+            self.fail("S2", f"pfn {merged_pfn} comes to the free lists twice")
+            self._unlist(merged_pfn)
+        self._list(merged_pfn, merged_order, migratetype, to_tail)
+
+    def _may_merge(self, migratetype: int, buddy: int) -> bool:
+        buddy_type = self.block_type(buddy)
+        return migratetype == buddy_type or not (
+            self._keeps_apart[migratetype] or self._keeps_apart[buddy_type]
+        )
+
+    def isolate(self, pfn: int, order: int, migratetype: int, free_pages: int, usable_pages: int) -> None:
+        """Take a free block off its list for the reporter."""
+        if self.free.get(pfn) != order:
+            self.fail("S26", f"pfn {pfn} order {order} is isolated, but it is {self.describe(pfn)}")
+        else:
+            if not self.giving_back:
+                self._judge_isolation(pfn, order, migratetype, usable_pages)
+            self._unlist(pfn)
+        if free_pages != self.nr_free_pages:
+            self.fail(
+                "S5",
+                f"isolating pfn {pfn} leaves {self.nr_free_pages} free pages, the zone counts {free_pages}",
+            )
+            self.nr_free_pages = free_pages
+        self.in_flight[pfn] = order
+
+    def _judge_isolation(self, pfn: int, order: int, migratetype: int, usable_pages: int) -> None:
+        if pfn in self.reported:
+            self.fail("S18", f"pfn {pfn} order {order} is Reported, and taken to be reported again")
+        if migratetype == MIGRATE_ISOLATE or self.block_type(pfn) == MIGRATE_ISOLATE:
+            self.fail("S11", f"pfn {pfn} is taken out of a pageblock that is withheld")
+        if usable_pages <= self.watermark[WMARK_MIN]:
+            self.fail(
+                "S16",
+                f"isolating pfn {pfn} order {order} leaves {usable_pages} pages, the min mark is "
+                f"{self.watermark[WMARK_MIN]}",
+            )
+
+    def refused(self, pfn: int, order: int, usable_pages: int) -> None:
+        """Hear that a block may not be isolated."""
+        if not self.giving_back and usable_pages > self.watermark[WMARK_MIN] + (1 << order):
+            self.fail(
+                "S16", f"pfn {pfn} order {order} is refused with {usable_pages} pages, above the min mark"
+            )
+
+    def set_reported(self, pfn: int, order: int, *, failed: bool) -> None:
+        """Flag a free block; `failed`: the last report was refused."""
+        if self.free.get(pfn) != order:
+            self.fail("S1", f"pfn {pfn} order {order} is flagged as Reported, but it is {self.describe(pfn)}")
+            return
+        if (pfn, order) not in self.told:
+            invariant = "S14" if failed else "S13"
+            self.fail(
+                invariant,
+                f"pfn {pfn} order {order} is Reported, but no device was told of this block as it is",
+            )
+        self.reported.add(pfn)
+
+    def rotate(self, order: int, migratetype: int, pfn: int) -> None:
+        """Turn a list so that `pfn` is its first."""
+        if self.free.get(pfn) != order or self.type_of[pfn] != migratetype:
+            self.fail(
+                "S26", f"list {order}.{migratetype} is turned to pfn {pfn}, which is {self.describe(pfn)}"
+            )
+            return
+        before = self.list_pfns(order, migratetype)
+        for ahead in before[: before.index(pfn)]:
+            self._back += 1
+            self._place[ahead] = self._back
+
+    def move(self, pfn: int, order: int, migratetype: int, to_tail: bool) -> None:
+        """Move a block that stays free to another migratetype's list; Reported stays as it is."""
+        if self.free.get(pfn) != order:
+            self.fail("S1", f"pfn {pfn} order {order} is moved between lists, but it is {self.describe(pfn)}")
+            return
+        reported, told = pfn in self.reported, (pfn, order) in self.told
+        self._unlist(pfn)
+        self._list(pfn, order, migratetype, to_tail)
+        if reported:
+            self.reported.add(pfn)
+        if told:
+            self.told.add((pfn, order))
+
+    def set_type(self, pfn: int, migratetype: int) -> None:
+        self.types[(pfn >> self.pageblock_order) - self._first_block] = migratetype
+
+    def split(self, pfn: int, order: int) -> None:
+        """Make one taken block of a range: a larger one is split around it, smaller ones become one."""
+        end = pfn + (1 << order)
+        for k in range(order + 1, self.nr_orders):
+            head = pfn & -(1 << k)
+            if self.taken.get(head) == k:
+                while k > order:
+                    k -= 1
+                    head_of_rest = head + (1 << k) if pfn < head + (1 << k) else head
+                    self.taken[head_of_rest] = k
+                    head = head if head_of_rest != head else head + (1 << k)
+                self.taken[pfn] = order
+                return
+        covered = 0
+        at = pfn
+        while at < end and (inner := self.taken.pop(at, None)) is not None:
+            covered += 1 << inner
+            at += 1 << inner
+        if covered != 1 << order:
+            self.fail("S2", f"pfn {pfn} order {order} becomes one block, but not all of it is allocated")
+        self.taken[pfn] = order
+
+    def owner(self, thread: int, pfn: int, order: int) -> None:
+        """Give a taken block to a thread."""
+        if self.taken.get(pfn) != order:
+            invariant = "S10" if "in flight" in self.describe(pfn) else "S2"
+            self.fail(
+                invariant, f"thread {thread} gets pfn {pfn} order {order}, but it is {self.describe(pfn)}"
+            )
+        if pfn in self.owned:
+            self.fail("S2", f"thread {thread} gets pfn {pfn}, which thread {self.owned[pfn]} owns")
+        self.owned[pfn] = thread
+
+    def disown(self, thread: int, pfn: int, order: int) -> None:
+        """Hear that an owner is about to free a block."""
+        if self.owned.pop(pfn, None) is None or self.taken.get(pfn) != order:
+            self.fail("S2", f"thread {thread} frees pfn {pfn} order {order}, but it is {self.describe(pfn)}")
+
+    # -- snapshots -------------------------------------------------------------------------------------
+
+    def snapshot(
+        self,
+        nr_free_pages: int,
+        nr_free: Sequence[int],
+        nr_reported: Sequence[int],
+        watermark: Sequence[int],
+        highatomic: int,
+        lists: Sequence[tuple[int, int, Sequence[int]]],
+        reported: Sequence[int],
+        in_use: Sequence[tuple[int, int, str]],
+        block_types: str,
+    ) -> None:
+        """Begin with a snapshot if it is the first, else hold it against what the events amount to."""
+        del highatomic
+        types = bytearray(map(int, block_types))
+        if not self.loaded:
+            self.loaded = True
+            self.types = types
+            self.watermark = list(watermark)
+            for order, migratetype, pfns in lists:
+                for pfn in pfns:
+                    self._list(pfn, order, migratetype, to_tail=True)
+            self.reported = set(reported)
+            self.told = {(pfn, self.free[pfn]) for pfn in reported if pfn in self.free}
+            self.in_flight = {pfn: order for pfn, order, kind in in_use if kind == "in flight"}
+            self.taken = {pfn: order for pfn, order, kind in in_use if kind != "in flight"}
+        self.counts(nr_free_pages, nr_free, nr_reported)
+        self._compare_lists({(order, migratetype): list(pfns) for order, migratetype, pfns in lists})
+        if set(reported) != self.reported:
+            wrong = min(set(reported) ^ self.reported)
+            self.fail("S1", f"pfn {wrong}: the zone and its events disagree whether it is Reported")
+        flying = {pfn: order for pfn, order, kind in in_use if kind == "in flight"}
+        if flying != self.in_flight:
+            self.fail(
+                "S10",
+                f"in flight are {sorted(flying.items())}, by the events {sorted(self.in_flight.items())}",
+            )
+        taken = {pfn: order for pfn, order, kind in in_use if kind != "in flight"}
+        if taken != self.taken:
+            wrong, _ = min(set(taken.items()) ^ set(self.taken.items()))
+            self.fail("S2", f"pfn {wrong} is {self.describe(wrong)} by the events, and not so in the zone")
+        if types != self.types:
+            self.fail("S6", "the pageblocks' types are not those that the events gave them")
+
+    def _compare_lists(self, lists: dict[tuple[int, int], list[int]]) -> None:
+        ours = self.lists()
+        for key in sorted(set(lists) | set(ours)):
+            theirs, mine = lists.get(key, []), ours.get(key, [])
+            if theirs != mine:
+                invariant = "S19" if sorted(theirs) == sorted(mine) else "S1"
+                order, migratetype = key
+                self.fail(
+                    invariant,
+                    f"list {order}.{migratetype} is {theirs[:8]}, by the events it is {mine[:8]} "
+                    f"({len(theirs)} and {len(mine)} blocks)",
+                )
+
+    def counts(self, nr_free_pages: int, nr_free: Sequence[int], nr_reported: Sequence[int]) -> None:
+        """Hold a zone's counts against the events."""
+        if list(nr_free) != self.nr_free:
+            self.fail(
+                "S4", f"the zone counts {list(nr_free)} free blocks by order, by the events {self.nr_free}"
+            )
+        if nr_free_pages != self.nr_free_pages:
+            self.fail("S5", f"the zone counts {nr_free_pages} free pages, by the events {self.nr_free_pages}")
+        if list(nr_reported) != self.nr_reported():
+            self.fail(
+                "S1",
+                f"the zone counts {list(nr_reported)} Reported blocks by order, by the events {self.nr_reported()}",
+            )
