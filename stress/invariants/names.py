@@ -42,6 +42,7 @@ INVARIANTS = {
     "L6": "an allocation waits no longer than one hold of the lock",
     "L7": "an allocation that failed because of blocks in flight succeeds when they are back",
     "L8": "a failed batch is retried at the next request",
+    "witness": "the run itself saw nothing wrong",
     "vectors": "lists, batches and types are the kernel's, entry for entry",
     "deadlock": "nobody waits for ever",
     "livelock": "every execution ends",

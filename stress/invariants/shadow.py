@@ -121,9 +121,9 @@ class ShadowZone:
             head = pfn & -(1 << order)
             for blocks, kind in ((self.free, "free"), (self.in_flight, "in flight"), (self.taken, "taken")):
                 if blocks.get(head, -1) >= order:
-                    if kind == "taken" and head in self.owned:
-                        kind = f"owned by thread {self.owned[head]}"
-                    return head, f"{kind} as pfn {head} order {blocks[head]}"
+                    owner = self.owned.get(head)
+                    what = kind if owner is None or kind != "taken" else f"owned by thread {owner}"
+                    return head, f"{what} as pfn {head} order {blocks[head]}"
         return NO_BLOCK
 
     def describe(self, pfn: int) -> str:
@@ -299,16 +299,14 @@ class ShadowZone:
     def split(self, pfn: int, order: int) -> None:
         """Make one taken block of a range: a larger one is split around it, smaller ones become one."""
         end = pfn + (1 << order)
-        for k in range(order + 1, self.nr_orders):
-            head = pfn & -(1 << k)
-            if self.taken.get(head) == k:
-                while k > order:
-                    k -= 1
-                    head_of_rest = head + (1 << k) if pfn < head + (1 << k) else head
-                    self.taken[head_of_rest] = k
-                    head = head if head_of_rest != head else head + (1 << k)
-                self.taken[pfn] = order
-                return
+        whole = next(
+            (k for k in range(order + 1, self.nr_orders) if self.taken.get(pfn & -(1 << k)) == k), None
+        )
+        if whole is not None:
+            for k in range(order, whole):  # the other half, at every order on the way down
+                self.taken[(pfn & -(1 << k)) ^ (1 << k)] = k
+            self.taken[pfn] = order
+            return
         covered = 0
         at = pfn
         while at < end and (inner := self.taken.pop(at, None)) is not None:

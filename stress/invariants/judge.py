@@ -1,0 +1,398 @@
+"""The judge: hears events one after the other and says which invariant one of them breaks.
+
+What is judged where:
+
+* `ShadowZone`, one for each zone: S1 .. S7, S10, S11, S13, S14, S16, S18 .. S20, S26, and snapshots of the zone;
+* here, what spans zones and threads: S9 (who holds which zone lock), S10 .. S12 and S15 (batches), S16 (zones a
+  pass may visit), S17 (report calls of a visit), S21 and S24 (who asks for a report), S22 and S23 (devices and
+  passes), L1 .. L4 (requests, rest).
+
+Of the others, S8 has no event of its own: the snapshots would show a page that is Reported and not free. S25 is
+seen by whoever owns the page (`violation`). L5 is a `page_reporting_unregister` that comes, L6 is in the lock's
+figures, L7 needs a caller who tries again, and L8 is L1 for the request behind the failure.
+
+The permitted cases of starvation are not flagged: a failed report, a refused isolation, a lost scatterlist and a zone
+below its marks each excuse what stays unreported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pagealloc.mmzone import MIGRATE_ISOLATE, WMARK_LOW
+from stress.invariants.shadow import Fail, ShadowZone
+from workers.page_reporting import BUDGET_DIVISOR
+
+REST_PASSES_MAX = 64  # lists settle in 16 passes; a worker that goes on after four times that never ends
+Handler = Callable[..., None]
+
+
+class Judge:
+    """Feed it events in a possible order; `fail` hears of every invariant that one breaks."""
+
+    def __init__(self, fail: Fail) -> None:
+        self.fail = fail
+        self.zones: dict[int, ShadowZone] = {}
+        self.holders: dict[
+            int, int
+        ] = {}  # thread that holds a zone's lock, by the events since the last release
+        self._starts: list[tuple[int, int, ShadowZone]] = []
+        self._asking: dict[int, int] = {}  # threads whose last free must ask for a report: the zone
+        self._may_ask: dict[int, int] = {}  # threads whose last zone event was a free: the zone
+        self.device: str | None = None
+        self.order = 0
+        self.capacity = 0
+        self.order_is_settled = False
+        self._had_device = False
+        self.passing = False
+        self.unserved = False  # a report was asked for, and no pass has begun since
+        self.batch: Sequence[Sequence[int]] | None = None
+        self._last_failed = False
+        self.errors = 0
+        self.lost_passes = 0
+        self.refused_in_pass = 0
+        self._visit: tuple[int, int] | None = None  # zone, and how many calls its visit may make
+        self._calls = 0
+        self._passes_since_free = 0
+        self._at_rest = False
+        self.handlers: dict[str, Handler] = {
+            "zone_begin": self.zone_begin,
+            "zone_snapshot": self.zone_snapshot,
+            "zone_state": self.zone_state,
+            "set_watermarks": self.set_watermarks,
+            "lock_release": self.lock_release,
+            "mm_page_alloc": self.mm_page_alloc,
+            "mm_page_free": self.mm_page_free,
+            "mm_page_alloc_zone_locked": self.mm_page_alloc_zone_locked,
+            "mm_page_free_zone_locked": self.mm_page_free_zone_locked,
+            "mm_page_pcpu_drain": self.other_zone_event,
+            "mm_page_alloc_extfrag": self.other_zone_event,
+            "move_to_free_list": self.move_to_free_list,
+            "set_pageblock_migratetype": self.set_pageblock_migratetype,
+            "unset_migratetype_isolate": self.unset_migratetype_isolate,
+            "split_page": self.split_page,
+            "page_reporting_register": self.register,
+            "page_reporting_registered": self.registered,
+            "page_reporting_unregister": self.unregister,
+            "page_reporting_notify": self.notify,
+            "page_reporting_pass_begin": self.pass_begin,
+            "page_reporting_pass_end": self.pass_end,
+            "page_reporting_zone": self.pass_zone,
+            "page_reporting_visit": self.visit,
+            "page_reporting_isolate": self.isolate,
+            "page_reporting_refused": self.refused,
+            "page_reporting_rotate": self.rotate,
+            "page_reporting_report_begin": self.report_begin,
+            "page_reporting_report_end": self.report_end,
+            "page_reporting_putback": self.putback,
+            "page_reporting_reported": self.reported,
+            "violation": self.violation,
+            "rest": self.rest,
+        }
+
+    # -- zones and their locks -------------------------------------------------------------------------
+
+    def zone_begin(self, thread: int, zone: int, seq: int, *fields: object) -> None:
+        shadow = self.zones[zone] = ShadowZone(*fields, fail=self.fail)  # type: ignore[arg-type]
+        self._starts.append((shadow.start_pfn, shadow.end_pfn, shadow))
+
+    def zone_of(self, pfn: int) -> ShadowZone | None:
+        """Return the zone that holds a page."""
+        for start_pfn, end_pfn, shadow in self._starts:
+            if start_pfn <= pfn < end_pfn:
+                return shadow
+        return None
+
+    def _locked(self, thread: int, zone: int) -> ShadowZone:
+        """Account for an event under a zone lock."""
+        holder = self.holders.setdefault(zone, thread)
+        if holder != thread:
+            self.fail("S9", f"thread {thread} changes zone {zone} inside thread {holder}'s hold of its lock")
+        if thread in self._asking:
+            del self._asking[thread]
+            self.fail("S24", f"thread {thread} freed a block large enough, and asked nobody for a report")
+        self._may_ask.pop(thread, None)
+        return self.zones[zone]
+
+    def lock_release(self, thread: int, zone: int, seq: int, *figures: object) -> None:
+        self._locked(thread, zone).giving_back = False
+        del self.holders[zone]
+
+    def zone_snapshot(self, thread: int, zone: int, seq: int, *fields: object) -> None:
+        shadow = self.zones[zone]
+        if shadow.loaded:
+            self._locked(thread, zone)
+        shadow.snapshot(*fields)  # type: ignore[arg-type]
+        if self._at_rest and not (self.errors or self.lost_passes or self.refused_in_pass):
+            self.expect_all_reported(shadow)
+
+    def zone_state(
+        self, thread: int, zone: int, seq: int, nr_free_pages: int, nr_free: list[int], nr_reported: list[int]
+    ) -> None:
+        self._locked(thread, zone).counts(nr_free_pages, nr_free, nr_reported)
+
+    def set_watermarks(self, thread: int, zone: int, seq: int, *marks: int) -> None:
+        self._locked(thread, zone).watermark = list(marks)
+
+    def other_zone_event(self, thread: int, zone: int, seq: int, *fields: object) -> None:
+        self._locked(thread, zone)
+
+    # -- pages -----------------------------------------------------------------------------------------
+
+    def mm_page_alloc(self, thread: int, pfn: int, order: int, migratetype: int, gfp: object) -> None:
+        if pfn >= 0:
+            shadow = self.zone_of(pfn)
+            if shadow is None:
+                self.fail("S25", f"thread {thread} gets pfn {pfn}, which is in no zone")
+            else:
+                shadow.owner(thread, pfn, order)
+
+    def mm_page_free(self, thread: int, pfn: int, order: int) -> None:
+        self._passes_since_free = 0
+        shadow = self.zone_of(pfn)
+        if shadow is None:
+            self.fail("S2", f"thread {thread} frees pfn {pfn}, which is in no zone")
+        else:
+            shadow.disown(thread, pfn, order)
+
+    def mm_page_alloc_zone_locked(
+        self,
+        thread: int,
+        zone: int,
+        seq: int,
+        pfn: int,
+        order: int,
+        migratetype: int,
+        refill: bool,
+        split: int,
+    ) -> None:
+        self._locked(thread, zone).alloc(pfn, order, migratetype, split)
+
+    def mm_page_free_zone_locked(
+        self,
+        thread: int,
+        zone: int,
+        seq: int,
+        pfn: int,
+        order: int,
+        migratetype: int,
+        merged_pfn: int,
+        merged_order: int,
+        to_tail: bool,
+    ) -> None:
+        shadow = self._locked(thread, zone)
+        shadow.free_block(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
+        self._passes_since_free = 0
+        if not self._had_device:
+            return
+        if not self.order_is_settled:
+            self._may_ask[thread] = zone
+        elif merged_order >= self.order:
+            self._asking[thread] = zone
+
+    def move_to_free_list(
+        self, thread: int, zone: int, seq: int, pfn: int, order: int, migratetype: int, to_tail: bool
+    ) -> None:
+        self._locked(thread, zone).move(pfn, order, migratetype, to_tail)
+
+    def set_pageblock_migratetype(self, thread: int, zone: int, seq: int, pfn: int, migratetype: int) -> None:
+        self._locked(thread, zone).set_type(pfn, migratetype)
+
+    def unset_migratetype_isolate(self, thread: int, zone: int, seq: int, pfn: int, migratetype: int) -> None:
+        self._locked(thread, zone).giving_back = True
+
+    def split_page(self, thread: int, zone: int, seq: int, pfn: int, order: int) -> None:
+        self._locked(thread, zone).split(pfn, order)
+
+    # -- devices and requests --------------------------------------------------------------------------
+
+    def register(self, thread: int, device: str, order: int, capacity: int) -> None:
+        if self.device is not None:
+            self.fail("S22", f"device {device} registers while {self.device} is there")
+        self.device = device
+        self.order = order
+        self.capacity = capacity
+        self.order_is_settled = False
+        self._had_device = True
+
+    def registered(self, thread: int, device: str) -> None:
+        self.order_is_settled = True
+
+    def unregister(self, thread: int, device: str) -> None:
+        if self.batch is not None:
+            self.fail("S22", f"device {device} has left, and its reporter still runs")
+        self.device = None
+        self.unserved = False
+
+    def notify(self, thread: int) -> None:
+        zone = self._asking.pop(thread, None)
+        if zone is None and self._may_ask.pop(thread, None) is None:
+            self.fail("S24", f"thread {thread} asks for a report, and has not just freed a large block")
+        if self.device is not None:
+            self.unserved = True
+
+    # -- passes ----------------------------------------------------------------------------------------
+
+    def pass_begin(self, thread: int, number: int) -> None:
+        if self.passing:
+            self.fail("S23", f"pass {number} begins inside another one")
+        if self.device is None and self._had_device and self.order_is_settled:
+            self.fail("S22", f"pass {number} begins after the device has left")
+        self.passing = True
+        self.unserved = False
+        self.refused_in_pass = 0
+        self._visit = None
+        self._passes_since_free += 1
+        if self._passes_since_free > REST_PASSES_MAX:
+            self.fail("L3", f"{self._passes_since_free} passes since the last free: no end")
+        self._expect_nothing_in_flight("a pass begins")
+
+    def pass_end(self, thread: int, number: int, state: str, lost: bool) -> None:
+        self._end_visit(leftover=True)
+        self._expect_nothing_in_flight("the pass ends")
+        self.passing = False
+        self.lost_passes += lost
+
+    def pass_zone(self, thread: int, zone: int, usable: int, mark: int, visited: bool) -> None:
+        self._end_visit(leftover=True)
+        self._expect_nothing_in_flight("the pass goes on to the next zone")
+        shadow = self.zones[zone]
+        if mark < shadow.watermark[WMARK_LOW] + (self.capacity << self.order):
+            self.fail("S16", f"zone {shadow.name} is held to {mark} pages, less than low and a whole batch")
+
+    def _expect_nothing_in_flight(self, when: str) -> None:
+        for shadow in self.zones.values():
+            if shadow.in_flight:
+                self.fail(
+                    "S15",
+                    f"{when} with {sorted(shadow.in_flight.items())[:4]} of zone {shadow.name} in flight",
+                )
+
+    def visit(self, thread: int, zone: int, seq: int, order: int, migratetype: int, nr_free: int) -> None:
+        shadow = self._locked(thread, zone)
+        self._end_visit(leftover=False)
+        if nr_free != shadow.nr_free[order]:
+            self.fail(
+                "S4",
+                f"a visit finds {nr_free} free blocks of order {order}, there are {shadow.nr_free[order]}",
+            )
+        if migratetype == MIGRATE_ISOLATE or order < self.order:
+            self.fail(
+                "S11", f"list {order}.{migratetype} is visited, order {self.order} and more are reported"
+            )
+        self._calls = 0
+        self._visit = (
+            (zone, -(-nr_free // (self.capacity * BUDGET_DIVISOR)) + 1) if shadow.policy.budget else None
+        )
+
+    def _end_visit(self, *, leftover: bool) -> None:
+        """Judge the calls of the visit that is over; one more is due when a zone is left with a partial batch."""
+        if self._visit is not None:
+            _, calls_max = self._visit
+            if self._calls > calls_max + leftover:
+                self.fail("S17", f"{self._calls} report calls in one visit, {calls_max} allowed")
+        self._visit = None
+
+    # -- batches ---------------------------------------------------------------------------------------
+
+    def isolate(
+        self,
+        thread: int,
+        zone: int,
+        seq: int,
+        pfn: int,
+        order: int,
+        migratetype: int,
+        free_pages: int,
+        usable_pages: int,
+    ) -> None:
+        self._locked(thread, zone).isolate(pfn, order, migratetype, free_pages, usable_pages)
+
+    def refused(self, thread: int, zone: int, seq: int, pfn: int, order: int, usable_pages: int) -> None:
+        self._locked(thread, zone).refused(pfn, order, usable_pages)
+        self.refused_in_pass += 1
+
+    def rotate(self, thread: int, zone: int, seq: int, order: int, migratetype: int, pfn: int) -> None:
+        self._locked(thread, zone).rotate(order, migratetype, pfn)
+
+    def report_begin(self, thread: int, batch: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
+        if self.batch is not None:
+            self.fail("S10", f"batch {batch} begins while another one is with the reporter")
+        if self.device is None and self._had_device:
+            self.fail("S22", f"batch {batch} goes to a reporter whose device has left")
+        for held, holder in self.holders.items():
+            if holder == thread:
+                self.fail("S9", f"the reporter is called while its thread holds the lock of zone {held}")
+        if not 1 <= len(blocks) <= self.capacity:
+            self.fail("S11", f"a batch of {len(blocks)} blocks, capacity {self.capacity}")
+        keys = {(pfn, order) for pfn, order in blocks}
+        if len(keys) != len(blocks):
+            self.fail("S10", f"a block is in batch {batch} twice: {sorted(keys)}")
+        flying = set(self.zones[zone].in_flight.items())
+        if keys != flying:
+            self.fail("S11", f"batch {batch} is {sorted(keys)}, in flight are {sorted(flying)}")
+        for pfn, order in keys:
+            if not (self.order <= order < self.zones[zone].nr_orders and pfn % (1 << order) == 0):
+                self.fail(
+                    "S11", f"pfn {pfn} order {order} may not be in a batch of order {self.order} and more"
+                )
+        self.batch = blocks
+        self._calls += 1
+
+    def report_end(self, thread: int, batch: int, zone: int, error: str | None) -> None:
+        if self.batch is None:
+            self.fail("S10", f"batch {batch} ends, and none has begun")
+        elif error is None:
+            self.zones[zone].told.update((pfn, order) for pfn, order in self.batch)
+        self.batch = None
+        self._last_failed = error is not None
+        self.errors += self._last_failed
+
+    def putback(
+        self,
+        thread: int,
+        zone: int,
+        seq: int,
+        pfn: int,
+        order: int,
+        migratetype: int,
+        merged_pfn: int,
+        merged_order: int,
+        to_tail: bool,
+    ) -> None:
+        shadow = self._locked(thread, zone)
+        if self.batch is not None and [pfn, order] in [list(block) for block in self.batch]:
+            self.fail("S10", f"pfn {pfn} order {order} is put back while the reporter has it")
+        shadow.putback(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
+
+    def reported(self, thread: int, zone: int, seq: int, pfn: int, order: int) -> None:
+        self._locked(thread, zone).set_reported(pfn, order, failed=self._last_failed)
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    def violation(self, thread: int, text: str) -> None:
+        self.fail("witness", text)
+
+    def rest(self, thread: int, settled: bool) -> None:
+        """Judge a system at rest: snapshots that follow must be wholly reported."""
+        if not settled:
+            return
+        if self.unserved:
+            self.fail("L1", "a report was asked for, and no pass has begun since")
+        if self.batch is not None:
+            self.fail("L4", "a batch is with the reporter at rest")
+        self._expect_nothing_in_flight("rest is reached")
+        self._at_rest = True
+
+    def expect_all_reported(self, shadow: ShadowZone) -> None:
+        """Hold a zone at rest against L1: whatever is free and large enough was reported."""
+        managed = shadow.end_pfn - shadow.start_pfn
+        if not self.order or managed <= shadow.watermark[WMARK_LOW] + (self.capacity << self.order):
+            return
+        for pfn, order in shadow.free.items():
+            withheld = shadow.type_of[pfn] == MIGRATE_ISOLATE
+            if order >= self.order and pfn not in shadow.reported and not withheld:
+                self.fail(
+                    "L1", f"pfn {pfn} order {order} of zone {shadow.name} is free, and nobody will report it"
+                )
+                return
