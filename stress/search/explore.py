@@ -69,7 +69,6 @@ class Program:
         """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
         world = world_class(chooser)
         world.log = [] if log else None
-        self._lockdep.begin()
         if len(self._sound) > SOUND_MAX:
             self._sound.clear()
         kit = Kit(world, self.policy, self._lockdep, self._sound)
