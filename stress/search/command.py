@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -479,6 +480,15 @@ def _hunt_all(arguments: argparse.Namespace, names: list[str]) -> list[Hunt]:
         return list(_tracked(found, len(names), console, quiet=arguments.json))
 
 
+def _switches_ratio(hunts: list[Hunt]) -> float | None:
+    """Return the median over the mutants found of switches after shrinking to switches before; None without any.
+
+    What a search finds first may be simple already: a random walk's finds say more than a portfolio's.
+    """
+    ratios = [one.switches_shrunk / one.switches_found for one in hunts if one.switches_found]
+    return median(ratios) if ratios else None
+
+
 def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
     fields = ("id", "invariant", "found_by", "executions", "seconds", "switches_found", "switches_shrunk")
     return {
@@ -486,6 +496,7 @@ def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
         "found": sum(one.found_by is not None for one in hunts),
         "survived": sum(one.found_by is None for one in hunts),
         "not_expressible": len(NOT_EXPRESSIBLE),
+        "switches_ratio_median": _switches_ratio(hunts),
         "survivors": [one.id for one in hunts if one.found_by is None],
         "reasons": NOT_EXPRESSIBLE,
         "mutants": [{name: getattr(one, name) for name in fields} for one in hunts],
@@ -512,6 +523,12 @@ def _print_mutants(hunts: list[Hunt]) -> None:
     console.print(table, highlight=False, markup=False)
     for name, why in NOT_EXPRESSIBLE.items():
         console.print(f"not expressible: {name}: {why}", highlight=False, markup=False, soft_wrap=True)
+    ratio = _switches_ratio(hunts)
+    if ratio is not None:
+        console.print(
+            f"shrinking: {ratio:.2f} of the switches are left, in the median over the mutants found",
+            highlight=False,
+        )
     found = sum(one.found_by is not None for one in hunts)
     console.print(
         f"{found} found, {len(hunts) - found} survived, {len(NOT_EXPRESSIBLE)} not expressible",

@@ -127,5 +127,5 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
     result.seconds = sync.monotonic() - begin_s
     result.distinct = len(result.histories)
     result.complete = strategy.complete
-    result.covered = strategy.covered()
+    result.covered = f"{strategy.covered()}; {result.distinct} distinct interleavings"
     return result

@@ -216,9 +216,9 @@ class DepthFirst:
             self._pruned += 1
 
     def covered(self) -> str:
-        all_of_them = "all schedules" if self.complete else "schedules"
+        how_many = f"all {self.executions}" if self.complete else f"the first {self.executions}"
         return (
-            f"dfs: {all_of_them} with at most {self._bound} preemptions: {self.executions} executed, "
+            f"dfs: {how_many} schedules with at most {self._bound} preemptions, "
             f"{self._pruned} of them only up to a state met before"
         )
 

@@ -30,6 +30,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from stress.invariants import INVARIANTS
 
 STEPS_MAX = 5000  # of one execution; the scenarios need a few hundred
+LAST_STEPS = 400  # of an execution that does not end, remembered to name what is repeated
 
 
 class ScheduleError(BaseException):
@@ -140,6 +141,8 @@ class World:
         self._choose = chooser.pick
         self.virtual = virtual
         self._steps_max = steps_max
+        self._steps_remembered = steps_max - LAST_STEPS
+        self._last_steps: list[tuple[Task, str]] = []
         self._hub = self.running()
         self.data_history = 0  # of the writes to shared data, in their order
         self._data_readers = 0
@@ -338,8 +341,10 @@ class World:
     def step(self, task: Task, op: str, subject: Subject) -> None:
         """Account for a step that is about to happen, and judge the execution's length."""
         self.steps += 1
-        if self.steps > self._steps_max:
-            self.fail("livelock", f"{self._steps_max} steps and no end; {task.name} is at {op} {subject}")
+        if self.steps > self._steps_remembered:
+            self._last_steps.append((task, f"{op} {subject.name}"))
+            if self.steps > self._steps_max:
+                self.fail("livelock", f"{self._steps_max} steps and no end: {self._describe_cycle()}")
         if self.log is not None:
             self.log.append(LogEntry("step", task.number, op, subject.name, self.now_s))
         history = hash((task.history, op, subject.history, self.data_history, self.now_s))
@@ -351,6 +356,14 @@ class World:
         self.data_history = hash((self.data_history, self._data_readers, task.history))
         self._data_readers = 0
 
+    def _describe_cycle(self) -> str:
+        parts = []
+        for task in self.tasks:
+            steps = [step for who, step in self._last_steps if who is task]
+            if steps:
+                parts.append(f"{task.name} repeats {', '.join(shortest_cycle(steps))}")
+        return "; ".join(parts)
+
     def _describe_waits(self, alive: list[Task]) -> str:
         waits = []
         for task in alive:
@@ -359,6 +372,14 @@ class World:
             held = f" (held by {holder.name})" if isinstance(holder, Task) else ""
             waits.append(f"{task.name} waits for ever at {task.op} {subject}{held}")
         return "; ".join(waits)
+
+
+def shortest_cycle(steps: list[str]) -> list[str]:
+    """Return the shortest run of steps that the last ones repeat, or each step once if there is none."""
+    for length in range(1, len(steps) // 2 + 1):
+        if steps[-length:] == steps[-2 * length : -length]:
+            return steps[-length:]
+    return list(dict.fromkeys(steps))
 
 
 class Subject:

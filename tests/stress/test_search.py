@@ -104,7 +104,8 @@ def test_a_depth_first_search_ends_and_says_so() -> None:
     strategy = DepthFirst(1)
     result = explore(subject, strategy, 100_000)
     assert result.complete
-    assert "all schedules with at most 1 preemptions" in result.covered
+    assert f"all {result.executions} schedules with at most 1 preemptions" in result.covered
+    assert f"{result.distinct} distinct interleavings" in result.covered
     assert result.distinct > 1
 
 
