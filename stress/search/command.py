@@ -205,6 +205,14 @@ def _save(folder: Path, failure: Failure) -> Path:
     return path
 
 
+def _distinct(results: list[Result]) -> int:
+    """Count the distinct interleavings; processes that shared a scenario may have met the same ones."""
+    histories: dict[tuple[str, str], set[int]] = {}
+    for result in results:
+        histories.setdefault((result.scenario, result.preset), set()).update(result.histories)
+    return sum(map(len, histories.values()))
+
+
 def _explore_json(
     results: list[Result], failed: Result | None, replay_file: Path | None
 ) -> dict[str, object]:
@@ -213,7 +221,7 @@ def _explore_json(
     return {
         "verdict": "FAILURE" if failed else "SUCCESS",
         "executions": executions,
-        "distinct": sum(result.distinct for result in results),
+        "distinct": _distinct(results),
         "complete": all(result.complete for result in results),
         "steps": sum(result.steps for result in results),
         "seconds": seconds,
@@ -271,10 +279,11 @@ def _print_explore(
     verdict = "FAILURE" if failed else "SUCCESS"
     complete = ", complete" if all(result.complete for result in results) else ""
     console.print(
-        f"{verdict} {executions:,} executions{complete}, {sum(r.distinct for r in results):,} distinct, "
+        f"{verdict} {executions:,} executions{complete}, {_distinct(results):,} distinct, "
         f"{executions / seconds if seconds else 0:,.0f} per second and process",
         style="bold red" if failed else "bold green",
         highlight=False,
+        soft_wrap=True,
     )
 
 

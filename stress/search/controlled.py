@@ -145,9 +145,8 @@ class ControlledEvent(Subject):
 
     def wait(self, timeout_s: float | None = None, /) -> bool:
         self.world.point("wait", self)
-        if not self.flag:
-            self.world.block(self, "wait", timeout_s)
-        return self.flag
+        # Who was woken was told so, although the flag may be down again by now.
+        return self.flag or self.world.block(self, "wait", timeout_s)
 
 
 class ControlledAtomic(Subject):

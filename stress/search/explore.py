@@ -42,6 +42,7 @@ class Result:
     """What a search came to."""
 
     scenario: str
+    preset: str
     executions: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -96,7 +97,7 @@ def program(scenario: str, preset: str, reporter: type[Reporter] | None = None) 
 def explore(subject: Program, strategy: Strategy, executions: int, mutant: str | None = None) -> Result:
     """Execute up to `executions` schedules; stops at the first violation and shrinks it."""
     sync = RealSync()
-    result = Result(subject.name)
+    result = Result(subject.name, subject.policy.name)
     begin_s = sync.monotonic()
     with planted(mutant):
         while result.executions < executions:
