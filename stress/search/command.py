@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -204,6 +205,14 @@ def _save(folder: Path, failure: Failure) -> Path:
     return path
 
 
+def _distinct(results: list[Result]) -> int:
+    """Count the distinct interleavings; processes that shared a scenario may have met the same ones."""
+    histories: dict[tuple[str, str], set[int]] = {}
+    for result in results:
+        histories.setdefault((result.scenario, result.preset), set()).update(result.histories)
+    return sum(map(len, histories.values()))
+
+
 def _explore_json(
     results: list[Result], failed: Result | None, replay_file: Path | None
 ) -> dict[str, object]:
@@ -212,7 +221,7 @@ def _explore_json(
     return {
         "verdict": "FAILURE" if failed else "SUCCESS",
         "executions": executions,
-        "distinct": sum(result.distinct for result in results),
+        "distinct": _distinct(results),
         "complete": all(result.complete for result in results),
         "steps": sum(result.steps for result in results),
         "seconds": seconds,
@@ -270,10 +279,11 @@ def _print_explore(
     verdict = "FAILURE" if failed else "SUCCESS"
     complete = ", complete" if all(result.complete for result in results) else ""
     console.print(
-        f"{verdict} {executions:,} executions{complete}, {sum(r.distinct for r in results):,} distinct, "
+        f"{verdict} {executions:,} executions{complete}, {_distinct(results):,} distinct, "
         f"{executions / seconds if seconds else 0:,.0f} per second and process",
         style="bold red" if failed else "bold green",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -479,6 +489,15 @@ def _hunt_all(arguments: argparse.Namespace, names: list[str]) -> list[Hunt]:
         return list(_tracked(found, len(names), console, quiet=arguments.json))
 
 
+def _switches_ratio(hunts: list[Hunt]) -> float | None:
+    """Return the median over the mutants found of switches after shrinking to switches before; None without any.
+
+    What a search finds first may be simple already: a random walk's finds say more than a portfolio's.
+    """
+    ratios = [one.switches_shrunk / one.switches_found for one in hunts if one.switches_found]
+    return median(ratios) if ratios else None
+
+
 def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
     fields = ("id", "invariant", "found_by", "executions", "seconds", "switches_found", "switches_shrunk")
     return {
@@ -486,6 +505,7 @@ def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
         "found": sum(one.found_by is not None for one in hunts),
         "survived": sum(one.found_by is None for one in hunts),
         "not_expressible": len(NOT_EXPRESSIBLE),
+        "switches_ratio_median": _switches_ratio(hunts),
         "survivors": [one.id for one in hunts if one.found_by is None],
         "reasons": NOT_EXPRESSIBLE,
         "mutants": [{name: getattr(one, name) for name in fields} for one in hunts],
@@ -512,6 +532,12 @@ def _print_mutants(hunts: list[Hunt]) -> None:
     console.print(table, highlight=False, markup=False)
     for name, why in NOT_EXPRESSIBLE.items():
         console.print(f"not expressible: {name}: {why}", highlight=False, markup=False, soft_wrap=True)
+    ratio = _switches_ratio(hunts)
+    if ratio is not None:
+        console.print(
+            f"shrinking: {ratio:.2f} of the switches are left, in the median over the mutants found",
+            highlight=False,
+        )
     found = sum(one.found_by is not None for one in hunts)
     console.print(
         f"{found} found, {len(hunts) - found} survived, {len(NOT_EXPRESSIBLE)} not expressible",

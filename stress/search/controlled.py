@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from greenlet import GreenletExit
+
 from pagealloc.sync import Local, Rng
 from pagealloc.sync_real import RealRng
 from stress.search.lockdep import Lockdep
@@ -34,35 +36,40 @@ class ControlledLock(Subject):
 
     def acquire(self, blocking: bool = True, /) -> bool:
         world = self.world
-        if self.owner is world.current and blocking and not world.aborting:
-            world.fail("deadlock", f"{world.current.name} acquires {self.name}, which it holds already")
+        task = world.current
+        if self.owner is task and blocking and not world.aborting:
+            world.fail("deadlock", f"{task.name} acquires {self.name}, which it holds already")
         world.point("acquire", self)
         while self.owner is not None and not world.aborting:
             if not blocking:
                 return False
             world.block(self, "acquire")
-        self.owner = world.current
-        world.current.locks_held += 1
-        if self._lockdep is not None and not world.aborting:
-            self._lockdep.acquired(world, self)
+        self.owner = task
+        if task.held and self._lockdep is not None and not world.aborting:
+            self._lockdep.acquired(world, task, self)
+        task.held.append(self)
         return True
 
     def release(self) -> None:
         world = self.world
         if world.aborting:
             return
-        owner = self.owner
-        if owner is None:
+        if self.owner is None:
             raise RuntimeError(f"release of {self.name}, which nobody holds")
         if self.on_release is not None:
             self.on_release()
-        self.owner = None
-        world.publish(owner)
-        owner.locks_held -= 1
-        if self._lockdep is not None:
-            self._lockdep.released(world, self)
-        world.wake(self)
+        self.give_up()
         world.point("release", self)
+
+    def give_up(self) -> None:
+        """Let others see what was written under the lock, and have it."""
+        owner = self.owner
+        assert owner is not None
+        self.owner = None
+        owner.held.remove(self)
+        self.world.publish(owner)
+        if self.waiters:
+            self.world.wake(self)
 
     def locked(self) -> bool:
         return self.owner is not None
@@ -89,19 +96,19 @@ class ControlledCondition(Subject):
         self.lock.release()
 
     def wait(self, timeout_s: float | None = None, /) -> bool:
-        world = self.world
+        world, lock = self.world, self.lock
         self._expect_lock("wait for")
-        self.lock.owner = None
-        world.publish(world.current)
-        world.current.locks_held -= 1
-        world.wake(self.lock)
+        if world.aborting:
+            raise GreenletExit
+        task = world.current
+        lock.give_up()
         notified = world.block(self, "wait", timeout_s)
-        while self.lock.owner is not None and not world.aborting:
-            world.block(self.lock, "acquire")
-        self.lock.owner = world.current
-        world.current.locks_held += 1
+        while lock.owner is not None and not world.aborting:
+            world.block(lock, "acquire")
+        lock.owner = task
+        task.held.append(lock)
         if not world.aborting:
-            world.step(world.current, "acquire", self.lock)
+            world.step(task, "acquire", lock)
         return notified
 
     def notify_all(self) -> None:
@@ -138,9 +145,8 @@ class ControlledEvent(Subject):
 
     def wait(self, timeout_s: float | None = None, /) -> bool:
         self.world.point("wait", self)
-        if not self.flag:
-            self.world.block(self, "wait", timeout_s)
-        return self.flag
+        # Who was woken was told so, although the flag may be down again by now.
+        return self.flag or self.world.block(self, "wait", timeout_s)
 
 
 class ControlledAtomic(Subject):

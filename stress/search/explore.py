@@ -42,6 +42,7 @@ class Result:
     """What a search came to."""
 
     scenario: str
+    preset: str
     executions: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -69,7 +70,6 @@ class Program:
         """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
         world = world_class(chooser)
         world.log = [] if log else None
-        self._lockdep.begin()
         if len(self._sound) > SOUND_MAX:
             self._sound.clear()
         kit = Kit(world, self.policy, self._lockdep, self._sound)
@@ -97,7 +97,7 @@ def program(scenario: str, preset: str, reporter: type[Reporter] | None = None) 
 def explore(subject: Program, strategy: Strategy, executions: int, mutant: str | None = None) -> Result:
     """Execute up to `executions` schedules; stops at the first violation and shrinks it."""
     sync = RealSync()
-    result = Result(subject.name)
+    result = Result(subject.name, subject.policy.name)
     begin_s = sync.monotonic()
     with planted(mutant):
         while result.executions < executions:
@@ -128,5 +128,5 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
     result.seconds = sync.monotonic() - begin_s
     result.distinct = len(result.histories)
     result.complete = strategy.complete
-    result.covered = strategy.covered()
+    result.covered = f"{strategy.covered()}; {result.distinct} distinct interleavings"
     return result

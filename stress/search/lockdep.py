@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a lock knows its lockdep, and lockdep its locks
     from stress.search.controlled import ControlledLock
-    from stress.search.world import World
+    from stress.search.world import Task, World
 
 
 def lock_class(name: str) -> str:
@@ -20,39 +20,22 @@ def lock_class(name: str) -> str:
 
 
 class Lockdep:
-    """The order graph of lock classes, and who holds what right now."""
+    """The order graph of lock classes."""
 
     def __init__(self) -> None:
         self.edges: dict[str, set[str]] = {}
-        self._held: dict[int, list[ControlledLock]] = {}
 
-    def begin(self) -> None:
-        """Forget who holds what: a new execution begins. The graph stays."""
-        self._held = {}
-
-    def acquired(self, world: World, lock: ControlledLock) -> None:
-        """Note that the running task took a lock. Fails the execution when the order can deadlock."""
-        held = self._held.setdefault(world.current.number, [])
+    def acquired(self, world: World, task: Task, lock: ControlledLock) -> None:
+        """Note that a task, with others held, took a lock. Fails the execution when the order can deadlock."""
         taken = lock_class(lock.name)
-        for other in held:
+        for other in task.held:
             before = lock_class(other.name)
             if before == taken:
-                world.fail(
-                    "lockdep", f"{world.current.name} holds {other.name} and takes {lock.name}: same class"
-                )
+                world.fail("lockdep", f"{task.name} holds {other.name} and takes {lock.name}: same class")
             if taken not in self.edges.setdefault(before, set()):
                 if self._reaches(taken, before):
-                    world.fail(
-                        "lockdep", f"{world.current.name} takes {taken} after {before}; elsewhere before it"
-                    )
+                    world.fail("lockdep", f"{task.name} takes {taken} after {before}; elsewhere before it")
                 self.edges[before].add(taken)
-        held.append(lock)
-
-    def released(self, world: World, lock: ControlledLock) -> None:
-        """Note that the running task gave a lock back."""
-        held = self._held.get(world.current.number, [])
-        if lock in held:
-            held.remove(lock)
 
     def _reaches(self, start: str, goal: str) -> bool:
         seen, todo = set(), [start]

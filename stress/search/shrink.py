@@ -73,7 +73,10 @@ def _turns(world: World) -> list[Turn]:
 
 
 def _simpler_ones(turns: list[Turn], drawn: list[int]) -> Iterator[tuple[list[Turn], list[int]]]:
-    """Yield schedules to try, the boldest first: halves and quarters left out, then single changes."""
+    """Yield schedules to try, the boldest first: whole tasks, halves, quarters left out, then single changes."""
+    yield [(task, UNTIL_IT_BLOCKS) for task, _ in turns], drawn
+    for task in sorted({task for task, _ in turns}):
+        yield [turn for turn in turns if turn[0] != task], drawn
     size = len(turns) // 2
     while size >= 1:
         for at in range(0, len(turns), size):

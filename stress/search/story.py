@@ -19,6 +19,7 @@ from stress.search.world import LogEntry, Violation, World
 
 STEP_US = 10  # width of one step in an exported trace; steps have no duration of their own
 DONE_IN_A_TURN = 6  # lines of a table's cell; what is in between is counted
+TURNS_SHOWN = 40  # rows of a table: the first and the last half; an execution without end has thousands
 
 
 @dataclass(slots=True)
@@ -79,27 +80,37 @@ def schedule_table(log: list[LogEntry], world: World) -> Table:
     table = Table(show_lines=True)
     table.add_column("#", justify="right")
     table.add_column("time", justify="right", no_wrap=True)
-    used = sorted({turn.task for turn in turns(log)})
+    every = turns(log)
+    used = sorted({turn.task for turn in every})
     for task in used:
         table.add_column(world.tasks[task].name)
-    for number, turn in enumerate(turns(log), 1):
+    half = TURNS_SHOWN // 2
+    for number, turn in enumerate(every, 1):
+        if half < number <= len(every) - half:
+            if number == half + 1:
+                table.add_row("…", f"{len(every) - 2 * half} turns")
+            continue
         cells = [Text()] * len(used)
-        cells[used.index(turn.task)] = _cell(turn)
+        cells[used.index(turn.task)] = _cell(turn, boot=number == 1)
         table.add_row(str(number), f"{turn.now_s:.1f} s", *cells)
     return table
 
 
-def _cell(turn: Turn) -> Text:
+def _cell(turn: Turn, *, boot: bool) -> Text:
+    """Draw a turn. In the first one the machine is built, alone: only what became of pages is told."""
+    entries = [entry for entry in turn.entries if entry.kind == "page"] if boot else turn.entries
     lines = [
         f"{entry.text} pfn {entry.pfn} order {entry.order}"
         if entry.kind == "page"
         else f"{entry.text} {entry.subject}"
-        for entry in turn.entries
+        for entry in entries
     ]
     if len(lines) > DONE_IN_A_TURN:
-        pages = [line for line, entry in zip(lines, turn.entries, strict=True) if entry.kind == "page"]
+        pages = [line for line, entry in zip(lines, entries, strict=True) if entry.kind == "page"]
         shown = [lines[0], *pages[-DONE_IN_A_TURN + 2 :], lines[-1]]
         lines = [*dict.fromkeys(shown), f"({len(turn.entries)} steps)"]
+    elif boot:
+        lines.append(f"(boot: {len(turn.entries)} steps)")
     text = Text("\n".join(lines))
     if turn.reason:
         text.append(f"\n→ {turn.reason}", style="yellow")

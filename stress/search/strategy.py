@@ -89,7 +89,7 @@ class RandomWalk:
     def __init__(self, seed: int) -> None:
         self.name = "random"
         self.complete = False
-        self._rng: Rng = RealRng(seed)
+        self._random = RealRng(seed).random
         self.executions = 0
 
     def begin(self) -> Chooser:
@@ -102,10 +102,10 @@ class RandomWalk:
         return f"random: {self.executions} executions"
 
     def pick(self, world: World, candidates: list[Task], current: Task | None) -> int:
-        return int(self._rng.random() * len(candidates))
+        return int(self._random() * len(candidates))
 
     def draw(self, world: World, n: int) -> int:
-        return int(self._rng.random() * n)
+        return int(self._random() * n)
 
 
 class Pct:
@@ -216,9 +216,9 @@ class DepthFirst:
             self._pruned += 1
 
     def covered(self) -> str:
-        all_of_them = "all schedules" if self.complete else "schedules"
+        how_many = f"all {self.executions}" if self.complete else f"the first {self.executions}"
         return (
-            f"dfs: {all_of_them} with at most {self._bound} preemptions: {self.executions} executed, "
+            f"dfs: {how_many} schedules with at most {self._bound} preemptions, "
             f"{self._pruned} of them only up to a state met before"
         )
 

@@ -30,6 +30,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from stress.invariants import INVARIANTS
 
 STEPS_MAX = 5000  # of one execution; the scenarios need a few hundred
+LAST_STEPS = 400  # of an execution that does not end, remembered to name what is repeated
 
 
 class ScheduleError(BaseException):
@@ -66,14 +67,14 @@ class Chooser(Protocol):
 
 
 class Task:
-    """One coroutine. `waits_for` names what it cannot go on without; `deadline_s` is its timer."""
+    """One coroutine. `waits_for` is what it cannot go on without; `deadline_s` is its timer."""
 
     __slots__ = (
         "deadline_s",
         "done",
         "greenlet",
+        "held",
         "history",
-        "locks_held",
         "name",
         "number",
         "op",
@@ -87,12 +88,12 @@ class Task:
         self.name = name
         self.greenlet: greenlet
         self.done = False
-        self.waits_for: object | None = None
+        self.waits_for: Subject | None = None
         self.wait_is_quiet = False
         self.deadline_s: float | None = None
         self.timed_out = False
-        self.locks_held = 0
-        self.op: tuple[str, object] = ("start", None)
+        self.held: list[Subject] = []  # the locks that it has
+        self.op = ""  # what it does while it waits
         self.history = hash((number, name))
 
 
@@ -132,19 +133,20 @@ class World:
         self.steps = 0
         self.preemptions = 0
         self.switches = 0
-        self.history = 0  # sum of the tasks' histories: see the module's text
         self.lockless_writes = False  # whether shared data may be written without a lock, as page sets do
         self.aborting = False
         self.failure: BaseException | None = None
         self.log: list[LogEntry] | None = None
         self._chooser = chooser
+        self._choose = chooser.pick
         self.virtual = virtual
         self._steps_max = steps_max
+        self._steps_remembered = steps_max - LAST_STEPS
+        self._last_steps: list[tuple[Task, str]] = []
         self._hub = self.running()
         self.data_history = 0  # of the writes to shared data, in their order
         self._data_readers = 0
-        self._ready: list[Task] = []  # who can go on; kept as long as nobody blocks, wakes, begins or ends
-        self._ready_is_stale = True
+        self._ready: list[Task] = []  # who can go on; emptied when somebody blocks, wakes, begins or ends
 
     # -- running -----------------------------------------------------------------------------------------
 
@@ -174,9 +176,13 @@ class World:
         task = Task(len(self.tasks), name)
         task.greenlet = self.coroutine(lambda: self._body(task, target), parent=self._hub)
         self.tasks.append(task)
-        self._ready_is_stale = True
-        self.history += task.history
+        self._ready = []
         return task
+
+    @property
+    def history(self) -> int:
+        """What has happened so far, whatever order independent steps had: see the module's text."""
+        return sum(task.history for task in self.tasks)
 
     def _body(self, task: Task, target: Callable[[], None]) -> None:
         try:
@@ -187,7 +193,7 @@ class World:
             if self.failure is None and not self.aborting:
                 self.failure = failure
         task.done = True
-        self._ready_is_stale = True
+        self._ready = []
 
     def _unwind(self) -> None:
         """End every task that is left, so that an execution leaves nothing behind."""
@@ -205,10 +211,9 @@ class World:
         if self.aborting:
             return
         task = self.current
-        task.op = (op, subject)
-        if task.locks_held or self.lockless_writes:
+        if task.held or self.lockless_writes:
             self.publish(task)
-        candidates = self._candidates()
+        candidates = self._ready or self._candidates()
         if len(candidates) > 1:
             chosen = self._pick(candidates, task)
             if chosen is not task:
@@ -223,34 +228,39 @@ class World:
         if self.aborting:
             raise GreenletExit
         task = self.current
-        task.op = (op, subject)
-        if task.locks_held or self.lockless_writes:
+        task.op = op
+        if task.held or self.lockless_writes:
             self.publish(task)
         task.waits_for = subject
+        subject.waiters += 1
         task.wait_is_quiet = quiet
         task.deadline_s = None if timeout_s is None else self.now_s + max(0.0, timeout_s)
         task.timed_out = False
-        self._ready_is_stale = True
+        self._ready = []
         candidates = self._candidates()
         if not candidates:
             self._hub.switch()
         else:
             chosen = self._pick(candidates, None)
             if chosen is not task:
-                self._switch_to(chosen, f"waits: {op} {subject}")
+                self._switch_to(chosen, f"waits: {op} {subject.name}")
+        if task.waits_for is not None:
+            subject.waiters -= 1  # nobody woke it
+            task.waits_for = None
         task.deadline_s = None
-        task.waits_for = None
         task.wait_is_quiet = False
-        self._ready_is_stale = True
+        self._ready = []
         self.step(task, "timeout" if task.timed_out else "wake", subject)
         return not task.timed_out
 
-    def wake(self, subject: object) -> None:
+    def wake(self, subject: Subject) -> None:
         """Let every task that waits for `subject` be picked; who comes first is a choice."""
-        for task in self.tasks:
-            if task.waits_for is subject:
-                task.waits_for = None
-                self._ready_is_stale = True
+        if subject.waiters:
+            for task in self.tasks:
+                if task.waits_for is subject:
+                    task.waits_for = None
+            subject.waiters = 0
+            self._ready = []
 
     def draw(self, n: int) -> int:
         """Let the chooser draw from 0 .. n - 1: one more entry of the schedule."""
@@ -263,7 +273,7 @@ class World:
         self.schedule.append(value)
         self.drawn.append(value)
         task = self.current
-        self._remember(task, hash((task.history, "draw", value)))
+        task.history = hash((task.history, "draw", value))
         return value
 
     def note(self, text: str, subject: str, pfn: int, order: int) -> None:
@@ -285,28 +295,30 @@ class World:
     # -- choosing and switching --------------------------------------------------------------------------
 
     def _candidates(self) -> list[Task]:
-        if self._ready_is_stale:
-            self._ready = self._find_candidates()
-            self._ready_is_stale = False
+        """Find who can go on, in the order of their numbers, if that is not known."""
+        if not self._ready:
+            timers = not self.virtual
+            self._ready = [
+                task
+                for task in self.tasks
+                if not task.done and (task.waits_for is None or (timers and task.deadline_s is not None))
+            ] or self._last_resort()
         return self._ready
 
-    def _find_candidates(self) -> list[Task]:
+    def _last_resort(self) -> list[Task]:
+        """Find who can go on when nobody else can: a virtual world's earliest timer, or who waits for quiet."""
         alive = [task for task in self.tasks if not task.done]
-        able = [task for task in alive if task.waits_for is None]
-        timed = [task for task in alive if task.waits_for is not None and task.deadline_s is not None]
-        if self.virtual and timed:
-            timed = [] if able else [min(timed, key=lambda task: task.deadline_s or 0.0)]
-        ready = able + timed
-        if timed and able:
-            ready.sort(key=lambda task: task.number)
-        return ready or [task for task in alive if task.wait_is_quiet]
+        timed = [task for task in alive if task.deadline_s is not None]
+        if timed:
+            return [min(timed, key=lambda task: task.deadline_s or 0.0)]
+        return [task for task in alive if task.wait_is_quiet]
 
     def _pick(self, candidates: list[Task], current: Task | None) -> Task:
         if len(candidates) == 1:
             chosen = candidates[0]
         else:
             try:
-                at = self._chooser.pick(self, candidates, current)
+                at = self._choose(self, candidates, current)
             except (Abandoned, ScheduleError) as failure:
                 self.end(failure)
             chosen = candidates[at]
@@ -328,44 +340,57 @@ class World:
 
     def step(self, task: Task, op: str, subject: Subject) -> None:
         """Account for a step that is about to happen, and judge the execution's length."""
-        self.current = task
         self.steps += 1
-        if self.steps > self._steps_max:
-            self.fail("livelock", f"{self._steps_max} steps and no end; {task.name} is at {op} {subject}")
+        if self.steps > self._steps_remembered:
+            self._last_steps.append((task, f"{op} {subject.name}"))
+            if self.steps > self._steps_max:
+                self.fail("livelock", f"{self._steps_max} steps and no end: {self._describe_cycle()}")
         if self.log is not None:
-            self.log.append(LogEntry("step", task.number, op, str(subject), self.now_s))
+            self.log.append(LogEntry("step", task.number, op, subject.name, self.now_s))
         history = hash((task.history, op, subject.history, self.data_history, self.now_s))
         self._data_readers += history
-        subject.history = history
-        self._remember(task, history)
+        task.history = subject.history = history
 
     def publish(self, task: Task) -> None:
         """Account for what a task may have written under a lock, before anybody else can look at it."""
         self.data_history = hash((self.data_history, self._data_readers, task.history))
         self._data_readers = 0
 
-    def _remember(self, task: Task, history: int) -> None:
-        self.history += history - task.history
-        task.history = history
+    def _describe_cycle(self) -> str:
+        parts = []
+        for task in self.tasks:
+            steps = [step for who, step in self._last_steps if who is task]
+            if steps:
+                parts.append(f"{task.name} repeats {', '.join(shortest_cycle(steps))}")
+        return "; ".join(parts)
 
     def _describe_waits(self, alive: list[Task]) -> str:
         waits = []
         for task in alive:
-            op, subject = task.op
+            subject = task.waits_for
             holder = getattr(subject, "owner", None)
             held = f" (held by {holder.name})" if isinstance(holder, Task) else ""
-            waits.append(f"{task.name} waits for ever at {op} {subject}{held}")
+            waits.append(f"{task.name} waits for ever at {task.op} {subject}{held}")
         return "; ".join(waits)
+
+
+def shortest_cycle(steps: list[str]) -> list[str]:
+    """Return the shortest run of steps that the last ones repeat, or each step once if there is none."""
+    for length in range(1, len(steps) // 2 + 1):
+        if steps[-length:] == steps[-2 * length : -length]:
+            return steps[-length:]
+    return list(dict.fromkeys(steps))
 
 
 class Subject:
     """Something that tasks operate on; its history is that of the operations so far."""
 
-    __slots__ = ("history", "name")
+    __slots__ = ("history", "name", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.history = hash(name)
+        self.waiters = 0  # tasks that wait for it
 
     def __str__(self) -> str:
         return self.name

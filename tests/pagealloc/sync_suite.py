@@ -191,6 +191,17 @@ def a_lock_admits_one_thread_at_a_time(sync: Sync) -> None:
 
 
 @check
+def a_lock_may_be_given_back_by_another_thread(sync: Sync) -> None:
+    for lock in both_locks(sync):
+        lock.acquire()
+        run_crew(sync, lock.release)
+        assert not lock.locked()
+        run_crew(sync, partial(lock.acquire, True))  # type: ignore[arg-type]  # nobody looks at the result
+        assert lock.locked()
+        lock.release()
+
+
+@check
 def locks_are_independent(sync: Sync) -> None:
     locks = [*both_locks(sync), *both_locks(sync)]
     for lock in locks:
@@ -336,6 +347,29 @@ def an_event_wakes_everybody_who_waits(sync: Sync) -> None:
     assert woken.load() == NR_THREADS
 
 
+@check
+def an_event_that_is_cleared_at_once_has_woken_who_waited(sync: Sync) -> None:
+    event = sync.event("event")
+    woken = sync.atomic("woken", 0)
+
+    def wait() -> None:
+        assert event.wait(PATIENCE_S), "woken, and told that the time was over"
+        woken.add(1)
+
+    def pulse() -> bool:
+        event.set()
+        event.clear()
+        return woken.load() == NR_THREADS
+
+    crew = Crew(sync)
+    for _ in range(NR_THREADS):
+        crew.spawn(wait)
+    until(sync, pulse)
+    crew.finish()
+    assert not event.is_set()
+    assert not event.wait(SHORT_S)
+
+
 # -- conditions ----------------------------------------------------------------------------------------
 
 
@@ -411,6 +445,30 @@ def a_notification_that_nobody_waited_for_is_forgotten(sync: Sync) -> None:
     with condition:
         condition.notify_all()
         assert not condition.wait(SHORT_S)
+
+
+@check
+def who_waits_after_a_notification_needs_another_one(sync: Sync) -> None:
+    condition = sync.condition("condition")
+    waiting, woken = [0], [0]
+
+    def wait_twice() -> None:
+        with condition:
+            for _ in range(2):
+                waiting[0] += 1
+                assert condition.wait(PATIENCE_S)
+                woken[0] += 1
+
+    crew = Crew(sync)
+    for _ in range(NR_THREADS):
+        crew.spawn(wait_twice)
+    for round_ in (1, 2):
+        until(sync, lambda total=round_ * NR_THREADS: _read(condition, waiting) == total)  # type: ignore[misc]
+        assert _read(condition, woken) == (round_ - 1) * NR_THREADS
+        with condition:
+            condition.notify_all()
+    crew.finish()
+    assert woken == [2 * NR_THREADS]
 
 
 @check

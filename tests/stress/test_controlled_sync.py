@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,15 @@ if not gil_enabled():
     pytest.skip("importing greenlet would give this interpreter its GIL back", allow_module_level=True)
 pytest.importorskip("greenlet", reason="schedule search needs greenlet")
 
-from pagealloc.sync import Sync
+from greenlet import greenlet
+
+from pagealloc.sync import Event, Sync
+from stress.mutants import planted
 from stress.search.controlled import ControlledSync
+from stress.search.explore import program
 from stress.search.lockdep import Lockdep
 from stress.search.strategy import RandomWalk
-from stress.search.world import Violation, World
+from stress.search.world import Violation, World, shortest_cycle
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pagealloc"))
 from sync_suite import CHECKS
@@ -80,13 +85,56 @@ def test_whoever_waits_for_ever_is_a_deadlock_that_names_the_holder() -> None:
     )
 
 
-def test_an_execution_without_end_is_a_livelock() -> None:
+def test_an_execution_without_end_is_a_livelock_that_names_what_is_repeated() -> None:
     def body(sync: ControlledSync) -> None:
-        while True:
-            sync.sleep(1.0)
+        ping, pong = sync.event("ping"), sync.event("pong")
 
-    with pytest.raises(Violation, match="livelock"):
+        def play(mine: Event, other: Event) -> None:
+            while True:
+                mine.wait()
+                mine.clear()
+                other.set()
+
+        sync.spawn("a", lambda: play(ping, pong))
+        sync.spawn("b", lambda: play(pong, ping))
+        ping.set()
+
+    with pytest.raises(Violation, match="livelock") as found:
         run(body)
+    words = found.value.text.split("; ")
+    assert len(words) == 2
+    assert words[0].startswith("5000 steps and no end: a repeats ")
+    assert words[1].startswith("b repeats ")
+    for operation in ("clear pong", "set ping"):
+        assert operation in words[1]
+        assert operation not in words[0]
+
+
+def test_the_shortest_cycle_is_found_behind_what_came_before() -> None:
+    assert shortest_cycle(["start", "a", "b", "a", "b", "a", "b"]) == ["a", "b"]
+    assert shortest_cycle(["a", "a"]) == ["a"]
+    assert shortest_cycle(["a", "b", "b", "a", "c"]) == ["a", "b", "c"]
+
+
+def test_executions_leave_no_task_and_no_thread_behind() -> None:
+    def left() -> tuple[int, int, int]:
+        gc.collect()
+        kept = gc.get_objects()
+        return (
+            sum(isinstance(one, greenlet) for one in kept),
+            sum(isinstance(one, World) for one in kept),
+            len(sys._current_frames()),  # one for each thread
+        )
+
+    subject = program("free-the-buddy", "v6.1")
+    walk = RandomWalk(1)
+    before = left()
+    with planted("M-13a"):
+        failed = sum(subject.execute(walk.begin()).failure is not None for _ in range(50))
+    finished = sum(subject.execute(walk.begin()).failure is None for _ in range(10))
+    assert failed
+    assert finished == 10
+    assert left() == before
 
 
 def test_an_execution_that_failed_leaves_no_task_behind() -> None:

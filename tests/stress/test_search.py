@@ -22,7 +22,7 @@ from stress.search import replay
 from stress.search.explore import Program, Result, explore, program
 from stress.search.kit import Kit
 from stress.search.scenarios import SCENARIOS
-from stress.search.story import turns, write_perfetto
+from stress.search.story import TURNS_SHOWN, schedule_table, turns, write_perfetto
 from stress.search.strategy import DepthFirst, Pct, Portfolio, RandomWalk, Replay, make_strategy
 from stress.search.world import Violation
 from workers.page_reporting import PageReporting
@@ -104,7 +104,8 @@ def test_a_depth_first_search_ends_and_says_so() -> None:
     strategy = DepthFirst(1)
     result = explore(subject, strategy, 100_000)
     assert result.complete
-    assert "all schedules with at most 1 preemptions" in result.covered
+    assert f"all {result.executions} schedules with at most 1 preemptions" in result.covered
+    assert f"{result.distinct} distinct interleavings" in result.covered
     assert result.distinct > 1
 
 
@@ -287,6 +288,58 @@ def test_explore_that_fails_says_how_to_have_it_again(
     (file,) = tmp_path.iterdir()
     assert f"python -m stress replay {file}" in told.replace("\n", "")
     assert "FAILURE" in told.splitlines()[-1]
+
+
+def test_mutants_say_how_much_shrinking_is_worth(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["mutants", "M-1", "M-13a", "--strategy", "random", "--jobs", "1"]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"total", "found", "survived", "not_expressible", "mutants"} <= set(told)
+    for mutant in told["mutants"]:
+        assert {"id", "invariant", "found_by", "executions", "seconds"} <= set(mutant)
+    one, other = (mutant["switches_shrunk"] / mutant["switches_found"] for mutant in told["mutants"])
+    assert told["switches_ratio_median"] == pytest.approx((one + other) / 2)
+    assert main(words) == 0
+    *_, shrinking, verdict = capsys.readouterr().out.splitlines()
+    assert shrinking.startswith(f"shrinking: {told['switches_ratio_median']:.2f} of the switches are left")
+    assert verdict == f"2 found, 0 survived, {len(NOT_EXPRESSIBLE)} not expressible"
+
+
+def test_one_scenario_is_spread_over_processes_by_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["explore", "free-the-buddy", "--strategy", "random", "--executions", "40", "--json"]
+    assert main([*words, "--jobs", "2"]) == 0
+    spread = json.loads(capsys.readouterr().out)
+    assert [part["executions"] for part in spread["scenarios"]] == [20, 20]
+    assert main([*words, "--jobs", "1"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert spread["executions"] == alone["executions"] == 40
+    assert spread["steps"] != alone["steps"]  # half of them had another seed
+    assert spread["distinct"] <= 40
+
+
+def test_what_two_processes_met_is_counted_once(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "explore gone-for-good --strategy random --executions 4000 --jobs 2 --json"
+    assert main(words.split()) == 0
+    told = json.loads(capsys.readouterr().out)
+    parts = [part["distinct"] for part in told["scenarios"]]
+    assert max(parts) < told["distinct"] < sum(parts)
+
+
+def test_an_execution_without_end_is_told_with_its_middle_left_out() -> None:
+    def body(kit: Kit) -> None:
+        def go_round() -> None:
+            while True:
+                kit.tick()
+
+        kit.spawn("one", go_round)
+        kit.spawn("other", go_round)
+
+    world = Program("rounds", body, PRESETS["v6.1"]).execute(RandomWalk(1), log=True)
+    assert isinstance(world.failure, Violation)
+    assert world.failure.text.endswith("one repeats tick tick; other repeats tick tick")
+    assert world.log is not None
+    assert len(turns(world.log)) > TURNS_SHOWN
+    assert schedule_table(world.log, world).row_count == TURNS_SHOWN + 1
 
 
 def test_the_list_names_scenarios_and_mutants(capsys: pytest.CaptureFixture[str]) -> None:
