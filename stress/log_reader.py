@@ -11,7 +11,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Union
+from typing import BinaryIO, Union, cast
 
 import msgspec
 
@@ -40,9 +40,9 @@ def log_files(run: Path) -> list[Path]:
     return files
 
 
-def open_log(path: Path) -> IO[bytes]:
+def open_log(path: Path) -> BinaryIO:
     """Open one file of a log, packed or not."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    return cast("BinaryIO", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
 
 
 class LogReader:
@@ -67,7 +67,7 @@ class LogReader:
     def where(self) -> str:
         return f"{self._file.name}:{self._line}"
 
-    def records_of(self, lines: IO[bytes]) -> Iterator[Record]:
+    def records_of(self, lines: BinaryIO) -> Iterator[Record]:
         decode = self._decode
         for line in lines:
             self._line += 1

@@ -16,25 +16,20 @@ import marshal
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pagealloc.memory import Memory
-from pagealloc.mmzone import MIGRATE_TYPES
-from pagealloc.page_flags import ALLOCATED, IN_FLIGHT, KIND_MASK, LRU, ON_PAGE_SET, ORDER_MASK
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import StatLock, Trace, Tracer
-from pagealloc.zone import Zone
 from stress.events import SCHEMA_VERSION
 from stress.log_writer import LENGTH, ROTATE_BYTES
+from stress.snapshot import begin_zone
 from workers.page_reporting import PageReporting
 
 ROUND_S = 0.05
 LEAVE_S = 120.0  # for the writer to write what it holds when the run is over
 PATIENCE_S = 5.0  # how long a thread waits for room before it loses a record
-
-KINDS = {ALLOCATED: "allocated", LRU: "allocated", ON_PAGE_SET: "page set", IN_FLIGHT: "in flight"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,60 +122,3 @@ class Recorder:
             self._writer.wait()
             return LogResult(0, lost, self._pipe_error or f"the log writer did not end well ({error})")
         return LogResult(result["written"], lost + result["lost"], result["error"] or self._pipe_error)
-
-
-def begin_zone(zone: Zone, trace: Trace) -> None:
-    """Describe a zone and all that it holds: where a log of it begins."""
-    layout = zone.layout
-    trace(
-        "zone_begin",
-        zone.name,
-        zone.node,
-        zone.start_pfn,
-        zone.end_pfn,
-        layout.nr_orders,
-        layout.pageblock_order,
-        zone.policy.name,
-    )
-    snapshot_zone(zone, trace)
-
-
-def snapshot_zone(zone: Zone, trace: Trace) -> None:
-    """Record everything that a zone holds; the caller holds its lock or is alone."""
-    lists = [
-        (order, migratetype, pfns)
-        for order in range(zone.layout.nr_orders)
-        for migratetype in range(MIGRATE_TYPES)
-        if (pfns := list(zone.list_pfns(order, migratetype)))
-    ]
-    reported = [pfn for _, _, pfns in lists for pfn in pfns if zone.page_reported(pfn - zone.base_pfn)]
-    trace(
-        "zone_snapshot",
-        zone.nr_free_pages,
-        list(zone.nr_free),
-        list(zone.nr_reported),
-        list(zone.watermark),
-        zone.nr_reserved_highatomic,
-        lists,
-        reported,
-        _blocks_in_use(zone),
-        "".join(map(str, zone.block_types())),
-    )
-
-
-def record_counts(zone: Zone, trace: Trace) -> None:
-    """Record a zone's counts; the caller holds its lock."""
-    trace("zone_state", zone.nr_free_pages, list(zone.nr_free), list(zone.nr_reported))
-
-
-def _blocks_in_use(zone: Zone) -> Sequence[tuple[int, int, str]]:
-    state = zone.state
-    blocks = []
-    index, end = zone.start_pfn - zone.base_pfn, zone.end_pfn - zone.base_pfn
-    while index < end:
-        order = state[index] & ORDER_MASK
-        kind = KINDS.get(state[index] & KIND_MASK)
-        if kind is not None:
-            blocks.append((zone.base_pfn + index, order, kind))
-        index += 1 << order
-    return blocks

@@ -26,7 +26,8 @@ from pagealloc.zone import Zone
 from stress.ledger import CheckedReporter, Ledger, Violations
 from stress.mutants import planted
 from stress.params import RunParams
-from stress.recorder import Recorder, record_counts, snapshot_zone
+from stress.recorder import Recorder
+from stress.snapshot import record_counts, snapshot_zone
 from workers.allocators import Allocator, Held
 from workers.page_reporting import (
     PageReporting,

@@ -51,6 +51,7 @@ class Judge:
         self.errors = 0
         self.lost_passes = 0
         self.refused_in_pass = 0
+        self.refused_ever = 0
         self._visit: tuple[int, int] | None = None  # zone, and how many calls its visit may make
         self._calls = 0
         self._passes_since_free = 0
@@ -311,6 +312,7 @@ class Judge:
     def refused(self, thread: int, zone: int, seq: int, pfn: int, order: int, usable_pages: int) -> None:
         self._locked(thread, zone).refused(pfn, order, usable_pages)
         self.refused_in_pass += 1
+        self.refused_ever += 1
 
     def rotate(self, thread: int, zone: int, seq: int, order: int, migratetype: int, pfn: int) -> None:
         self._locked(thread, zone).rotate(order, migratetype, pfn)

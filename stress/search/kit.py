@@ -14,10 +14,11 @@ from pagealloc.policy import Policy
 from pagealloc.zone import Zone
 from stress.search.controlled import ControlledSync, ControlledThread
 from stress.search.lockdep import Lockdep
-from stress.search.oracle import Oracle, WatchedMemory, WatchedReporting, WatchedZone
+from stress.search.oracle import Oracle, WatchedMemory
 from stress.search.world import World
 from workers.page_reporting import (
     Batch,
+    PageReporting,
     PageReportingDevice,
     Reporter,
     Scatterlist,
@@ -51,7 +52,7 @@ class Host:
 
     def report(self, zone: Zone, batch: Batch) -> None:
         oracle, sync = self.kit.oracle, self.kit.sync
-        oracle.report_begins(zone, batch, self.capacity, self.order)
+        oracle.check_call()
         self.batches.append([(block.pfn, block.order) for block in batch])
         number = len(self.batches)
         if self.during is not None:
@@ -62,14 +63,11 @@ class Host:
             self.kit.tick()
         if self.inner is not None:
             self.inner.report(zone, batch)
-        oracle.nobody_owns(batch)
         oracle.expect(
             not oracle.retired, "S22", lambda: "the reporter still runs after unregister has returned"
         )
         if number in self.fail_calls or (self.may_fail and sync.world.draw(2)):
-            oracle.errors += 1
             raise HostError(f"batch {number} is refused")
-        oracle.report_succeeded(zone, batch)
 
 
 class Kit:
@@ -84,7 +82,7 @@ class Kit:
         self.memory: WatchedMemory
         self.zones: Sequence[Zone]
         self.workqueue: Workqueue
-        self.reporting: WatchedReporting
+        self.reporting: PageReporting
         self.device: PageReportingDevice
         self.reporter: Reporter | None = None  # a user's own, in the host's place
         self.scatterlists_fail = False
@@ -115,15 +113,10 @@ class Kit:
         self.zones = self.memory.zones
         self.world.lockless_writes = page_sets
         for zone in self.zones:
-            assert isinstance(zone, WatchedZone)
-            self.oracle.watch(zone)
             zone.set_watermarks(*marks)
-        self.host.capacity = capacity
-        self.host.order = order or layout.pageblock_order
         self.host.inner = self.reporter
         self.workqueue = Workqueue(self.sync, "worker")
-        self.reporting = WatchedReporting(
-            self.oracle,
+        self.reporting = PageReporting(
             self.zones,
             self.policy,
             self.sync,
@@ -131,6 +124,7 @@ class Kit:
             delay_s=delay_s,
             alloc_scatterlist=self._alloc_scatterlist,
         )
+        self.oracle.watch(self.memory, self.reporting)
         self.device = PageReportingDevice(self.host, order=order, capacity=capacity, name="host")
 
     def start(self) -> None:
