@@ -11,7 +11,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from rich.console import Console
@@ -21,6 +23,7 @@ from pagealloc.errors import RamError
 from pagealloc.policy import PRESETS
 from pagealloc.sync_real import RealSync
 from stress.golden import CaseResult, CorruptCase, find_cases, replay
+from stress.log_files import BadLog
 from stress.params import BadArgument, RunParams, parse_sleep
 from stress.pool import worker_processes
 from stress.run import StressRun, Summary
@@ -34,6 +37,11 @@ SEARCH_COMMANDS = {
     "replay": "execute a recorded failure again",
     "mutants": "show that every planted fault is found",
     "bench": "measure the speed of schedule search",
+}
+
+# Commands that read logs, each in a module of its own: what they need is an extra, and `run` does without it.
+LOG_COMMANDS = {
+    "verify": ("stress.verify_command", "decide the invariants from a run's log alone"),
 }
 
 EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -50,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = build_parser(search=bool(words) and words[0] in SEARCH_COMMANDS).parse_args(words)
+        arguments = build_parser(words[0] if words else "").parse_args(words)
         status: int = arguments.command(arguments)
-    except (BadArgument, ReporterError, RunDirectoryError, CorruptCase, RamError) as error:
+    except (BadArgument, BadLog, ReporterError, RunDirectoryError, CorruptCase, RamError) as error:
         return complain(str(error))
     except MemoryError:
         return complain(
@@ -76,18 +84,31 @@ def complain(text: str) -> int:
     return EXIT_BAD_INPUT
 
 
-def build_parser(*, search: bool) -> argparse.ArgumentParser:
-    """Build the parser; with `search`, the commands that need greenlet are more than a line of help."""
+def build_parser(chosen: str) -> argparse.ArgumentParser:
+    """Build the parser; commands that need an extra are a line of help until they are `chosen`."""
     parser = OneLineParser(prog="stress", description="Instruments for pagealloc.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     _add_run(commands)
     _add_golden(commands)
-    if search:
+    for name, (module, about) in LOG_COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        if name == chosen:
+            _import_log_command(module).add_arguments(command)
+    if chosen in SEARCH_COMMANDS:
         _add_search(commands)
     else:
         for name, about in SEARCH_COMMANDS.items():
             commands.add_parser(name, help=about)
     return parser
+
+
+def _import_log_command(module: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("duckdb", "msgspec", "plotly"):
+            raise
+        raise BadArgument(f"reading logs needs {error.name}: pip install 'pagealloc[analysis]'") from error
 
 
 def _add_search(commands: argparse._SubParsersAction[OneLineParser]) -> None:

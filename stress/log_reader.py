@@ -7,42 +7,21 @@ the run went on, an end that is not there. What stands before is sound.
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Union, cast
+from typing import BinaryIO, Union
 
 import msgspec
 
 from stress.events import EVENTS, SCHEMA_VERSION, LogBegin, LogEnd, Lost, Record, ThreadBegin, ZoneRecord
+from stress.log_files import BadLog, log_files, open_log
 
 HEAD_RECORDS = 64  # within which `log_begin` must stand
 
 
-class BadLog(Exception):
-    """The path holds no log that this program can read; the message names it."""
-
-
 class LogDamage(Exception):
     """A record is missing, out of order, or none: what follows cannot be judged. The message says where."""
-
-
-def log_files(run: Path) -> list[Path]:
-    """List the files of a run's log in their order. Raises BadLog when there are none."""
-    if not run.is_dir():
-        raise BadLog(
-            f"{run}: no such run directory" if not run.exists() else f"{run}: expected a run directory"
-        )
-    files = sorted(path for path in run.glob("events*.ndjson*") if path.suffix in (".ndjson", ".gz"))
-    if not files:
-        raise BadLog(f"{run}: expected a run directory with events*.ndjson files, there are none")
-    return files
-
-
-def open_log(path: Path) -> BinaryIO:
-    """Open one file of a log, packed or not."""
-    return cast("BinaryIO", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
 
 
 class LogReader:
