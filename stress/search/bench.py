@@ -2,11 +2,13 @@
 
 All figures come from one process and one run, interleaved, so that a noisy machine disturbs them alike; the
 ratio is what counts. The program named *locks* is the scheduler alone: three tasks and a lock. *protocol* is
-a scenario with the allocator, the worker and every invariant.
+a scenario with the allocator, the worker and every invariant, in one process, and in one for each processor
+as `explore` uses them.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +20,7 @@ from greenlet import greenlet
 from pagealloc.policy import PRESETS
 from pagealloc.sync import Lock
 from pagealloc.sync_real import RealSync
+from stress.pool import worker_processes
 from stress.search.explore import Program
 from stress.search.kit import Kit
 from stress.search.scenarios import SCENARIOS
@@ -147,7 +150,29 @@ def run_bench() -> list[Row]:
     rows = []
     for name in programs:
         rows += _rows(name, partial(_of, figures, name))
-    return rows
+    return [*rows, _on_all_processors(rows[-1].points)]
+
+
+def _protocol_part(seed: int) -> None:
+    program = Program("free-the-buddy", SCENARIOS["free-the-buddy"].body, PRESETS["v6.1"])
+    _measure(program, World, EXECUTIONS["protocol"], seed)
+
+
+def _on_all_processors(points: float) -> Row:
+    """Measure the protocol in as many processes as there are processors, all of them busy from the start."""
+    processes = os.cpu_count() or 1
+    sync = RealSync()
+    rates = []
+    with worker_processes(processes) as executor:
+        list(executor.map(_protocol_part, range(processes)))  # the processes have started, and are warm
+        for round_ in range(ROUNDS):
+            begin_s = sync.monotonic()
+            list(executor.map(_protocol_part, [round_ * processes + part for part in range(processes)]))
+            rates.append(processes * EXECUTIONS["protocol"] / (sync.monotonic() - begin_s))
+    rate = median(rates)
+    share = rate / GOAL_PER_SECOND
+    name = f"protocol: executions per second in {processes} processes, of {GOAL_PER_SECOND}"
+    return Row(name, points, rate, (max(rates) - min(rates)) / rate, share, 1.0, share >= 1.0)
 
 
 def _of(
