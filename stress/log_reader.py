@@ -94,7 +94,7 @@ class LogReader:
         elif isinstance(record, ThreadBegin | LogBegin | LogEnd | Lost):
             self._check_own(record)
         if self.begin is None and self.records > HEAD_RECORDS:
-            raise BadLog(f"{self.where}: expected a log_begin record, and none came")
+            raise BadLog(f"{self._file}: expected a log_begin record, and none came")
 
     def _check_own(self, record: ThreadBegin | LogBegin | LogEnd | Lost) -> None:
         """Hear what the log says of itself."""
@@ -103,7 +103,7 @@ class LogReader:
         elif isinstance(record, LogBegin):
             if record.schema > SCHEMA_VERSION:
                 raise BadLog(
-                    f"{self.where}: the log is of schema {record.schema}, expected {SCHEMA_VERSION} at most: "
+                    f"{self._file}: the log is of schema {record.schema}, expected {SCHEMA_VERSION} at most: "
                     "a newer pagealloc reads it"
                 )
             self.begin = record

@@ -1,0 +1,140 @@
+"""Tracepoints: told in the order in which it happens, lost only when nobody collects, free when off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pagealloc import GFP_KERNEL, Memory, RealSync, ZoneSpec
+from pagealloc.sync import Sync
+from pagealloc.tracepoints import Record, StatLock, Tracer
+from pagealloc.zone import Zone
+
+
+def names(records: list[Record]) -> list[object]:
+    return [record[0] for record in records]
+
+
+def test_a_zone_tells_of_a_split_and_of_the_merge_that_undoes_it(build_zone: Callable[..., Zone]) -> None:
+    zone = build_zone()
+    told: list[Record] = []
+    zone.trace = lambda event, *fields: told.append((event, *fields))
+    pfn = zone.rmqueue_buddy(2, 1)
+    zone.free_pages_ok(pfn, 2)
+    assert told == [
+        ("mm_page_alloc_zone_locked", 0, 2, 1, True, 5),
+        ("mm_page_free_zone_locked", 0, 2, 1, 0, 5, False),
+    ]
+
+
+def test_a_memory_tells_of_every_allocation_and_free_and_of_failures() -> None:
+    with Memory([ZoneSpec("Normal", 2048)], ram=None) as memory:
+        told: list[Record] = []
+        memory.trace = lambda event, *fields: told.append((event, *fields))
+        pfn = memory.alloc_pages(GFP_KERNEL, 3)
+        assert pfn is not None
+        memory.free_pages(pfn, 3)
+        held = [memory.alloc_pages(GFP_KERNEL, 10) for _ in range(3)]
+        assert told[:2] == [("mm_page_alloc", pfn, 3, 0, GFP_KERNEL), ("mm_page_free", pfn, 3)]
+        assert held[-1] is None
+        assert told[-1] == ("mm_page_alloc", -1, 10, 0, GFP_KERNEL)
+
+
+def test_records_of_a_zone_are_numbered_without_a_gap_whoever_makes_them(
+    sync: Sync, run_together: Callable[..., None]
+) -> None:
+    tracer = Tracer(sync)
+    trace = tracer.zone_trace(7)
+    lock = sync.spinlock("zone->lock")
+
+    def work() -> None:
+        for _ in range(200):
+            lock.acquire()
+            trace("split_page", 1, 2)
+            lock.release()
+
+    run_together(work, work, work)
+    records = [record for buffer in tracer.buffers() for record in buffer.take()]
+    assert sorted(record[3] for record in records) == list(range(1, 601))  # type: ignore[type-var]
+    assert {record[2] for record in records} == {7}
+
+
+def test_every_thread_has_a_buffer_with_its_name_that_outlives_it(
+    sync: Sync, join_all: Callable[..., None]
+) -> None:
+    tracer = Tracer(sync)
+    trace = tracer.thread_trace()
+    join_all(*(sync.spawn(f"teller-{n}", lambda: trace("phase", "x")) for n in range(3)))
+    told = {buffer.name: names(buffer.take()) for buffer in tracer.buffers()}
+    told.pop("MainThread", None)  # which has one too, and told nothing
+    assert told == {f"teller-{n}": ["phase"] for n in range(3)}
+
+
+def test_a_full_buffer_loses_records_and_counts_them(sync: Sync) -> None:
+    tracer = Tracer(sync, records_max=5)
+    trace = tracer.thread_trace()
+    for _ in range(8):
+        trace("phase", "x")
+    buffer = tracer.buffers()[-1]
+    assert (len(buffer.take()), buffer.lost) == (5, 3)
+    trace("phase", "x")
+    assert (len(buffer.take()), buffer.lost) == (1, 3)
+
+
+def test_a_patient_thread_waits_for_the_collector_and_loses_nothing(
+    sync: Sync, join_all: Callable[..., None], until: Callable[..., None]
+) -> None:
+    tracer = Tracer(sync, records_max=5, patience_s=20.0)
+    trace = tracer.thread_trace()
+
+    def tell() -> None:
+        for _ in range(8):
+            trace("phase", "x")
+
+    thread = sync.spawn("teller", tell)
+    until(lambda: any(len(buffer.records) == 5 for buffer in tracer.buffers()), "the buffer is full")
+    buffer = next(buffer for buffer in tracer.buffers() if buffer.name == "teller")
+    first = buffer.take()
+    join_all(thread)
+    assert (len(first), len(buffer.take()), buffer.lost) == (5, 3, 0)
+
+
+def test_a_lock_that_keeps_count_knows_its_holds_and_who_waited(
+    sync: Sync, join_all: Callable[..., None], until: Callable[..., None]
+) -> None:
+    told: list[Record] = []
+    lock = StatLock(
+        sync.mutex("inner"),
+        sync,
+        0,
+        lambda event, *fields: told.append((event, *fields)),
+        lambda event, *fields: told.append((event, *fields)),
+    )
+
+    def wait_for_it() -> None:
+        lock.acquire()
+        lock.release()
+
+    assert lock.acquire()
+    thread = sync.spawn("waiter", wait_for_it)
+    until(lambda: names(told) == ["lock_contended"], "the other thread waits")
+    lock.release()
+    join_all(thread)
+    assert names(told) == ["lock_contended", "lock_release", "lock_release"]
+    assert told[0] == ("lock_contended", 0, "wait_for_it")
+    (_, first_wait_ns, first_hold_ns, _), (_, second_wait_ns, _, site) = told[1:]
+    assert first_wait_ns == 0
+    assert isinstance(second_wait_ns, int)
+    assert second_wait_ns > 0
+    assert site == "wait_for_it"
+    assert (lock.acquisitions, lock.contended, lock.wait_ns) == (2, 1, second_wait_ns)
+    assert isinstance(first_hold_ns, int)
+    assert lock.hold_ns >= first_hold_ns
+    assert not lock.locked()
+
+
+def test_trying_a_held_lock_is_no_contention() -> None:
+    lock = StatLock(RealSync().mutex("inner"), RealSync(), 0, None, None)
+    assert lock.acquire()
+    assert not lock.acquire(False)
+    lock.release()
+    assert (lock.acquisitions, lock.contended) == (1, 0)
