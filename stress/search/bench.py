@@ -124,8 +124,9 @@ def _measure(program: Program, world_class: type[World], executions: int, seed: 
     walk = RandomWalk(seed)
     steps = 0
     begin_s = sync.monotonic()
-    for _ in range(executions):
-        steps += program.execute(walk, world_class=world_class).steps
+    with program.reusing():
+        for _ in range(executions):
+            steps += program.execute(walk, world_class=world_class).steps
     return executions / (sync.monotonic() - begin_s), steps / executions
 
 

@@ -6,6 +6,8 @@ lock classes were taken.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import extract_tb
@@ -18,7 +20,7 @@ from stress.search.lockdep import Lockdep
 from stress.search.scenarios import SCENARIOS, Body
 from stress.search.shrink import shrink
 from stress.search.strategy import Portfolio, Strategy
-from stress.search.world import Abandoned, Chooser, ScheduleError, Violation, World
+from stress.search.world import Abandoned, Chooser, Coroutines, ScheduleError, Violation, World
 from workers.page_reporting import Reporter
 
 SOUND_MAX = 200_000  # zone states remembered as validated; more cost memory and save little
@@ -64,11 +66,24 @@ class Program:
         self.reporter = reporter
         self._body = body
         self._lockdep = Lockdep()
+        self._coroutines: Coroutines | None = None
         self._sound: set[object] = set()
+
+    @contextmanager
+    def reusing(self) -> Iterator[None]:
+        """Let all executions of this block share their coroutines, which end with it."""
+        self._coroutines = Coroutines()
+        try:
+            yield
+        finally:
+            self._coroutines.close()
+            self._coroutines = None
 
     def execute(self, chooser: Chooser, *, log: bool = False, world_class: type[World] = World) -> World:
         """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
         world = world_class(chooser)
+        if self._coroutines is not None and world_class is World:
+            world.coroutine = self._coroutines
         world.log = [] if log else None
         if len(self._sound) > SOUND_MAX:
             self._sound.clear()
@@ -99,7 +114,7 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
     sync = RealSync()
     result = Result(subject.name, subject.policy.name)
     begin_s = sync.monotonic()
-    with planted(mutant):
+    with planted(mutant), subject.reusing():
         while result.executions < executions:
             chooser = strategy.begin()
             if chooser is None:

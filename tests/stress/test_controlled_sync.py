@@ -126,13 +126,15 @@ def test_executions_leave_no_task_and_no_thread_behind() -> None:
             len(sys._current_frames()),  # one for each thread
         )
 
+    before = left()
     subject = program("free-the-buddy", "v6.1")
     walk = RandomWalk(1)
-    before = left()
-    with planted("M-13a"):
+    with subject.reusing(), planted("M-13a"):
         failed = sum(subject.execute(walk.begin()).failure is not None for _ in range(50))
+        greenlets = left()[0] - before[0]
     finished = sum(subject.execute(walk.begin()).failure is None for _ in range(10))
     assert failed
+    assert 0 < greenlets <= 4  # parked for the next execution's tasks
     assert finished == 10
     assert left() == before
 
