@@ -109,6 +109,16 @@ def test_a_depth_first_search_ends_and_says_so() -> None:
     assert result.distinct > 1
 
 
+@pytest.mark.parametrize(
+    "scenario", ["free-the-buddy", "retag-in-flight", "withhold-in-flight", "watermark-edge"]
+)
+def test_two_preemptions_are_searched_to_the_end(scenario: str) -> None:
+    result = explore(program(scenario, "v6.1"), DepthFirst(2), 20_000)
+    assert result.complete
+    assert result.failure is None
+    assert 100 < result.distinct <= result.executions
+
+
 def test_pruning_loses_no_outcome() -> None:
     """The histories that a search without pruning meets are met by one with it."""
 
