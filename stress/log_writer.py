@@ -2,7 +2,7 @@
 
 It is a process of its own so that formatting takes no time from the threads under test: they append tuples,
 a collector hands the tuples over as they are (`marshal`, the quickest way between two processes of one Python),
-and this end sorts them, sends each through structlog's processors, and writes.
+and this end sorts them, sends them through structlog's processors, a batch at a time, and writes.
 
 **Order.** The collector empties the threads' buffers one after the other, again and again; one such *round* is
 no snapshot. But a record that another one could have seen was in its buffer before that one was, so it arrives in
@@ -22,57 +22,65 @@ import os
 import shutil
 import struct
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from structlog.processors import JSONRenderer
+import structlog
 
 from pagealloc.gfp import gfp_names
+from pagealloc.sync import Thread
 from pagealloc.sync_real import RealSync
 from pagealloc.tracepoints import Record
-from stress.events import EVENTS, ZoneRecord, field_names
+from stress.events import EVENTS, HEADER, MmPageAlloc, ZoneRecord, field_names
 
 ROTATE_BYTES = 256 << 20
 LENGTH = struct.Struct("<I")  # in front of every frame; a frame of no bytes ends a round
-FLUSH_BYTES = 1 << 20
+BATCH_RECORDS = 4096  # rendered and written together
 
 # One buffer's share of a round: (thread, name, records lost so far, records).
 Share = tuple[int, str, int, list[Record]]
 EventDict = MutableMapping[str, Any]
+Line = Any  # a record as it is written: an object of its class, or without msgspec a dict
 
 try:
     from msgspec.json import Encoder
 
-    _encode: Callable[[Any], bytes] = Encoder().encode
+    _encode_lines: Callable[[list[Line]], bytes] = Encoder().encode_lines
 except ModuleNotFoundError:
 
-    def _encode(value: Any) -> bytes:
-        return json.dumps(value, separators=(",", ":")).encode()
+    def _encode_lines(lines: list[Line]) -> bytes:
+        return b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
 
 
 def kernel_names(logger: Any, method: str, event: EventDict) -> EventDict:
-    """Print gfp flags as the kernel does (a structlog processor)."""
+    """Print gfp flags as the kernel does (a structlog processor, like the next one)."""
     del logger, method
-    gfp = event.get("gfp_flags")
-    if gfp is not None:
-        event["gfp_flags"] = _gfp_names(gfp)
+    for line in event["records"]:
+        if type(line) is MmPageAlloc:
+            line.gfp_flags = _gfp_names(line.gfp_flags)
+        elif type(line) is dict and "gfp_flags" in line:
+            line["gfp_flags"] = _gfp_names(line["gfp_flags"])
     return event
 
 
-_known_gfp: dict[int, str] = {}
+def to_ndjson(logger: Any, method: str, event: EventDict) -> bytes:
+    """Render records as lines: structlog's last processor gives what its logger writes."""
+    del logger, method
+    return _encode_lines(event["records"])
 
 
-def _gfp_names(gfp: int) -> str:
+_known_gfp: dict[Any, str] = {}
+
+
+def _gfp_names(gfp: Any) -> str:
     names = _known_gfp.get(gfp)
     if names is None:
         names = _known_gfp[gfp] = gfp_names(gfp)
     return names
-
-
-PROCESSORS = (kernel_names, JSONRenderer(serializer=lambda event, **_: _encode(event)))
 
 
 class LogFiles:
@@ -86,34 +94,22 @@ class LogFiles:
         self._rotate_bytes = rotate_bytes
         self._number = 0
         self._bytes = 0
-        self._lines: list[bytes] = []
-        self._waiting_bytes = 0
         self._file: BinaryIO | None = None
         self._sync = RealSync()
-        self._compression: Any = None
+        self._compression: Thread | None = None
 
-    def write(self, line: bytes) -> None:
-        """Add a line."""
-        self._lines.append(line)
-        self._waiting_bytes += len(line) + 1
-        if self._waiting_bytes >= FLUSH_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what waits, and begin the next file if this one is large enough."""
-        lines, self._lines = self._lines, []
-        self._waiting_bytes = 0
-        if not lines:
-            return
+    def info(self, text: bytes) -> None:
+        """Write lines (structlog calls its logger by the name of the level)."""
+        count = text.count(b"\n")
         if self.error is None:
             try:
-                self._append(b"\n".join(lines) + b"\n")
+                self._append(text)
             except OSError as error:
                 self.error = error.strerror or str(error)
             else:
-                self.written += len(lines)
+                self.written += count
                 return
-        self.lost += len(lines)
+        self.lost += count
 
     def _append(self, text: bytes) -> None:
         if self._file is None:
@@ -141,8 +137,7 @@ class LogFiles:
             self._compression.join()
 
     def close(self) -> None:
-        """Write what waits, and close."""
-        self.flush()
+        """Close the last file, and wait for the one before it to be packed."""
         self._close()
         self._wait_for_compression()
 
@@ -163,9 +158,14 @@ class LogWriter:
     """Sorts the records of rounds and renders them; times are counted from `start_ns`."""
 
     def __init__(self, files: LogFiles, start_ns: int) -> None:
-        self._files = files
+        self._log = structlog.wrap_logger(
+            files,
+            processors=[kernel_names, to_ndjson],
+            wrapper_class=structlog.BoundLogger,
+            cache_logger_on_first_use=True,
+        )
         self._start_ns = start_ns
-        self._names = {event: field_names(event) for event in EVENTS}
+        self._makers = {event: _maker(event) for event in EVENTS}
         self._of_zone = {event for event, cls in EVENTS.items() if issubclass(cls, ZoneRecord)}
         self._last_n: dict[int, int] = {}
         self._last_seq: dict[int, int] = {}
@@ -194,42 +194,39 @@ class LogWriter:
     def _write_until(self, horizon_ns: int) -> None:
         pending = self._pending
         pending.sort(key=itemgetter(0))
-        done = 0
-        for at_ns, thread, record in pending:
-            if at_ns > horizon_ns:
-                break
-            done += 1
-            self._render(thread, record)
+        done = bisect_right(pending, horizon_ns, key=itemgetter(0))
+        for begin in range(0, done, BATCH_RECORDS):
+            batch = pending[begin : min(done, begin + BATCH_RECORDS)]
+            self._log.info(records=[self._line(at_ns, thread, record) for at_ns, thread, record in batch])
         del pending[:done]
 
-    def _render(self, thread: int, record: Record) -> None:
-        name: str = record[0]  # type: ignore[assignment]
+    def _line(self, at_ns: int, thread: int, record: Record) -> Line:
+        event, _, *fields = record
         n = self._last_n[thread] = self._last_n[thread] + 1
-        t: int = record[1] - self._start_ns  # type: ignore[operator]
-        event: Any = {"event": name, "t": t, "thread": thread, "n": n}
-        event.update(zip(self._names[name], record[2:], strict=True))
-        if name in self._of_zone:
-            self._last_seq[event["zone"]] = event["seq"]
-        elif name == "lost":
-            self._last_n[thread] += event["count"]
-        for process in PROCESSORS:
-            event = process(None, "info", event)
-        self._files.write(event)
+        if event in self._of_zone:
+            self._last_seq[fields[0]] = fields[1]  # type: ignore[index, assignment]
+        elif event == "lost":
+            self._last_n[thread] += fields[0]  # type: ignore[operator]
+        return self._makers[event](at_ns - self._start_ns, thread, n, *fields)  # type: ignore[index]
 
     def finish(self) -> None:
         """Write what was held back and the last record: the run ended well."""
         self._write_until(self._newest_ns)
         thread = max(self._last_n, default=-1) + 1
         self._last_n[thread] = 1
-        event = {
-            "event": "log_end",
-            "t": self._newest_ns - self._start_ns,
-            "thread": thread,
-            "n": 1,
-            "threads": {str(number): n for number, n in self._last_n.items()},
-            "zones": {str(number): seq for number, seq in self._last_seq.items()},
-        }
-        self._files.write(_encode(event))
+        threads = {str(number): n for number, n in self._last_n.items()}
+        zones = {str(number): seq for number, seq in self._last_seq.items()}
+        end_ns = self._newest_ns - self._start_ns
+        self._log.info(records=[self._makers["log_end"](end_ns, thread, 1, threads, zones)])
+
+
+def _maker(event: str) -> Callable[..., Line]:
+    """Return what makes a line of an event from its header and fields."""
+    cls = EVENTS[event]
+    if hasattr(cls, "__struct_config__"):
+        return cls
+    names = (*HEADER, *field_names(event))
+    return lambda *values: {"event": event, **dict(zip(names, values, strict=True))}
 
 
 def read_frames(pipe: BinaryIO) -> Iterator[bytes]:

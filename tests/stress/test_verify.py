@@ -225,7 +225,6 @@ def test_a_file_that_is_large_enough_is_packed_and_the_next_one_begins(tmp_path:
     writer = LogWriter(files, 0)
     for at in range(3):
         writer.round([(0, "teller", 0, [("phase", at * 10 + n, "a name") for n in range(10)])])
-        files.flush()
     writer.finish()
     files.close()
     names = sorted(path.name for path in tmp_path.iterdir())
