@@ -32,7 +32,8 @@ def snapshot_zone(zone: Zone, trace: Trace) -> None:
     """Record everything that a zone holds; the caller holds its lock or is alone."""
     lists = [
         (order, migratetype, pfns)
-        for order in range(zone.layout.nr_orders)
+        for order, blocks in enumerate(zone.nr_free)
+        if blocks
         for migratetype in range(MIGRATE_TYPES)
         if (pfns := list(zone.list_pfns(order, migratetype)))
     ]

@@ -348,30 +348,29 @@ class ShadowZone:
     ) -> None:
         """Begin with a snapshot if it is the first, else hold it against what the events amount to."""
         del highatomic
+        flying = {pfn: order for pfn, order, kind in in_use if kind == "in flight"}
+        taken = {pfn: order for pfn, order, kind in in_use if kind != "in flight"}
         types = bytearray(map(int, block_types))
         if not self.loaded:
             self.loaded = True
-            self.types = types
+            self.types, self.in_flight, self.taken = types, flying, taken
             self.watermark = list(watermark)
             for order, migratetype, pfns in lists:
                 for pfn in pfns:
                     self._list(pfn, order, migratetype, to_tail=True)
             self.reported = set(reported)
             self.told = {(pfn, self.free[pfn]) for pfn in reported if pfn in self.free}
-            self.in_flight = {pfn: order for pfn, order, kind in in_use if kind == "in flight"}
-            self.taken = {pfn: order for pfn, order, kind in in_use if kind != "in flight"}
+            return
         self.counts(nr_free_pages, nr_free, nr_reported)
         self._compare_lists({(order, migratetype): list(pfns) for order, migratetype, pfns in lists})
         if set(reported) != self.reported:
             wrong = min(set(reported) ^ self.reported)
             self.fail("S1", f"pfn {wrong}: the zone and its events disagree whether it is Reported")
-        flying = {pfn: order for pfn, order, kind in in_use if kind == "in flight"}
         if flying != self.in_flight:
             self.fail(
                 "S10",
                 f"in flight are {sorted(flying.items())}, by the events {sorted(self.in_flight.items())}",
             )
-        taken = {pfn: order for pfn, order, kind in in_use if kind != "in flight"}
         if taken != self.taken:
             wrong, _ = min(set(taken.items()) ^ set(self.taken.items()))
             self.fail("S2", f"pfn {wrong} is {self.describe(wrong)} by the events, and not so in the zone")
