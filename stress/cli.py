@@ -113,14 +113,14 @@ def _import_log_command(module: str) -> ModuleType:
 
 def _add_search(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     try:
-        from stress.search import command  # noqa: PLC0415 - greenlet would give a free-threaded run its GIL back
+        from stress.search import command, mutants_command  # noqa: PLC0415 - greenlet would give a free-threaded run its GIL back
     except ModuleNotFoundError as error:
         if error.name != "greenlet":
             raise
         raise BadArgument("schedule search needs greenlet: pip install 'pagealloc[search]'") from error
     command.add_explore(commands)
     command.add_replay(commands)
-    command.add_mutants(commands)
+    mutants_command.add_mutants(commands)
     command.add_bench(commands)
 
 

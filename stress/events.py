@@ -58,7 +58,10 @@ class ZoneRecord(Record, gc=False):
 
 
 class LogBegin(Record, tag="log_begin", gc=False):
-    """Behind the first thread's `thread_begin`, what the log is of. `params` are those of the run, `versions` of the program, Python and the machine."""
+    """What the log is of, behind the first thread's `thread_begin`.
+
+    `params` are those of the run, `versions` of the program, Python and the machine.
+    """
 
     schema: int
     params: dict[str, Any]

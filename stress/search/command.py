@@ -1,19 +1,14 @@
-"""`python -m stress explore`, `replay` and `mutants`."""
+"""`python -m stress explore` and `replay`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -21,7 +16,6 @@ from rich.progress import track
 from rich.table import Table
 
 from pagealloc.policy import PRESETS
-from pagealloc.sync_real import RealSync
 from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.params import BadArgument
@@ -37,21 +31,8 @@ from stress.search.world import Violation
 
 T = TypeVar("T")
 
-WORLDS = ("controlled", "real")
-# Enough churn at the reporting order for plain stress to have its chance; small, so that many runs fit.
-REAL_WORLD = ("--zones", "DMA32=64MiB,Normal=96MiB", "--order", "5", "--capacity", "8", "--delay", "0.02")
-REAL_PATIENCE_S = 15.0
-SECONDS_MAX = 1e6
 STRATEGIES = ("portfolio", "dfs", "pct", "random")
 REPLAY_FILE = "failure-{scenario}-{preset}{mutant}.json"
-# A mutant is looked for in every scenario with few executions first: most faults show at once somewhere.
-# Last comes every preset, for faults that only matter in an older kernel.
-HUNT_ROUNDS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (30, ("v6.1",)),
-    (300, ("v6.1",)),
-    (100, tuple(PRESETS)),
-    (2000, ("v6.1",)),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +46,6 @@ class Job:
     executions: int
     preemptions: int
     mutant: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Hunt:
-    """What became of one mutant."""
-
-    id: str
-    about: str
-    invariant: str
-    found_by: str | None
-    executions: int
-    seconds: float
-    switches_found: int
-    switches_shrunk: int
-    failure: Failure | None
 
 
 def run_job(job: Job) -> Result:
@@ -127,7 +93,7 @@ def command_explore(arguments: argparse.Namespace) -> int:
     replay_file = None
     if failed is not None and failed.failure is not None:
         try:
-            replay_file = _save(arguments.save or Path(), failed.failure)
+            replay_file = save(arguments.save or Path(), failed.failure)
         except BadArgument as error:
             if arguments.save is not None:
                 raise
@@ -175,11 +141,11 @@ def _run_jobs(jobs: list[Job], processes: int, *, quiet: bool) -> Iterator[Resul
     console = Console(stderr=True)
     if processes == 1 or len(jobs) == 1:
         results: Iterable[Result] = map(run_job, jobs)
-        yield from _until_failure(_tracked(results, len(jobs), console, quiet=quiet))
+        yield from _until_failure(tracked(results, len(jobs), console, quiet=quiet))
         return
     with worker_processes(min(processes, len(jobs))) as executor:
         results = executor.map(run_job, jobs)
-        yield from _until_failure(_tracked(results, len(jobs), console, quiet=quiet))
+        yield from _until_failure(tracked(results, len(jobs), console, quiet=quiet))
 
 
 def _until_failure(results: Iterable[Result]) -> Iterator[Result]:
@@ -189,13 +155,13 @@ def _until_failure(results: Iterable[Result]) -> Iterator[Result]:
             return
 
 
-def _tracked(results: Iterable[T], total: int, console: Console, *, quiet: bool) -> Iterable[T]:
+def tracked(results: Iterable[T], total: int, console: Console, *, quiet: bool) -> Iterable[T]:
     if quiet or not console.is_terminal:
         return results
     return track(results, "searching", total=total, console=console, transient=True)
 
 
-def _save(folder: Path, failure: Failure) -> Path:
+def save(folder: Path, failure: Failure) -> Path:
     mutant = f"-{failure.mutant}" if failure.mutant else ""
     path = folder / REPLAY_FILE.format(scenario=failure.scenario, preset=failure.preset, mutant=mutant)
     try:
@@ -360,190 +326,6 @@ def command_replay(arguments: argparse.Namespace) -> int:
     )
     console.print(f"\n{verdict}", style="bold", highlight=False)
     return 1 if again else 0
-
-
-# -- mutants -------------------------------------------------------------------------------------------------
-
-
-def add_mutants(commands: argparse._SubParsersAction[Any]) -> None:
-    parser = commands.add_parser(
-        "mutants",
-        help="show that every planted fault is found",
-        description="Plant each fault in turn and search until it is found; exit status 1 if one survives.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.set_defaults(command=command_mutants)
-    parser.add_argument("mutants", nargs="*", metavar="M", help="these only (default: all)")
-    parser.add_argument(
-        "--world", default="controlled", metavar="W", help="controlled, or real: plain stress runs on threads"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=60.0, metavar="S", help="for all mutants together, in the real world"
-    )
-    parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=", ".join(STRATEGIES))
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random strategies")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="keep a replay file of each")
-
-
-def hunt(task: tuple[str, str, int]) -> Hunt:
-    """Look for one mutant in every scenario, with more and more executions."""
-    name, strategy, seed = task
-    mutant = MUTANTS[name]
-    executions = 0
-    sync = RealSync()
-    begin_s = sync.monotonic()
-    for budget, presets in HUNT_ROUNDS:
-        for scenario, preset in product(SCENARIOS, presets):
-            result = run_job(Job(scenario, preset, strategy, seed, budget, 2, name))
-            executions += result.executions
-            if result.failure is not None:
-                found_by = f"{scenario}: {result.failure.invariant} ({result.found_by})"
-                seconds = sync.monotonic() - begin_s
-                switches = result.first_switches, result.failure.switches
-                return Hunt(
-                    name,
-                    mutant.about,
-                    mutant.invariant,
-                    found_by,
-                    executions,
-                    seconds,
-                    *switches,
-                    result.failure,
-                )
-    return Hunt(
-        name, mutant.about, mutant.invariant, None, executions, sync.monotonic() - begin_s, 0, 0, None
-    )
-
-
-def hunt_on_threads(name: str, seconds: float, seed: int) -> Hunt:
-    """Let one mutant run under plain stress, in a process of its own: it may well hang."""
-    mutant = MUTANTS[name]
-    sync = RealSync()
-    begin_s = sync.monotonic()
-    command = [
-        sys.executable,
-        "-m",
-        "stress",
-        "run",
-        "--json",
-        "--mutant",
-        name,
-        "--seconds",
-        f"{seconds:.3f}",
-    ]
-    with TemporaryDirectory() as folder:
-        command += [*REAL_WORLD, "--seed", str(seed), "--run-dir", folder]
-        try:
-            ended = subprocess.run(  # noqa: S603 - this very program
-                command, capture_output=True, text=True, timeout=seconds + REAL_PATIENCE_S, check=False
-            )
-            found_by = _real_finding(ended)
-        except subprocess.TimeoutExpired:
-            found_by = f"real threads: no end after {seconds + REAL_PATIENCE_S:.0f} s"
-    return Hunt(name, mutant.about, mutant.invariant, found_by, 1, sync.monotonic() - begin_s, 0, 0, None)
-
-
-def _real_finding(ended: subprocess.CompletedProcess[str]) -> str | None:
-    try:
-        violations = json.loads(ended.stdout)["violations"]
-    except (ValueError, KeyError):
-        return f"real threads: ended without a verdict, exit status {ended.returncode}"
-    return f"real threads: {violations[0]}" if violations else None
-
-
-def command_mutants(arguments: argparse.Namespace) -> int:
-    unknown = [name for name in arguments.mutants if name not in MUTANTS]
-    if unknown:
-        raise BadArgument(f"mutant {unknown[0]!r}, expected one that explore --list shows")
-    for name, known in (("strategy", STRATEGIES), ("world", WORLDS)):
-        if getattr(arguments, name) not in known:
-            raise BadArgument(f"--{name}: {getattr(arguments, name)!r}, expected one of {', '.join(known)}")
-    if arguments.jobs < 1:
-        raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
-    if not 0 < arguments.seconds < SECONDS_MAX:
-        raise BadArgument(f"--seconds: {arguments.seconds}, expected more than 0, less than {SECONDS_MAX:g}")
-    hunts = _hunt_all(arguments, arguments.mutants or list(MUTANTS))
-    if arguments.save is not None:
-        for one in hunts:
-            if one.failure is not None:
-                _save(arguments.save, one.failure)
-    if arguments.json:
-        print(json.dumps(_mutants_json(hunts)))
-    else:
-        _print_mutants(hunts)
-    return 1 if any(one.found_by is None for one in hunts) else 0
-
-
-def _hunt_all(arguments: argparse.Namespace, names: list[str]) -> list[Hunt]:
-    console = Console(stderr=True)
-    found: Iterable[Hunt]
-    if arguments.world == "real":
-        seconds = arguments.seconds * arguments.jobs / len(names)
-        with ThreadPoolExecutor(arguments.jobs) as threads:  # each thread waits for a process
-            found = threads.map(lambda name: hunt_on_threads(name, seconds, arguments.seed), names)
-            return list(_tracked(found, len(names), console, quiet=arguments.json))
-    with worker_processes(arguments.jobs) as executor:
-        found = executor.map(hunt, [(name, arguments.strategy, arguments.seed) for name in names])
-        return list(_tracked(found, len(names), console, quiet=arguments.json))
-
-
-def _switches_ratio(hunts: list[Hunt]) -> float | None:
-    """Return the median over the mutants found of switches after shrinking to switches before; None without any.
-
-    What a search finds first may be simple already: a random walk's finds say more than a portfolio's.
-    """
-    ratios = [one.switches_shrunk / one.switches_found for one in hunts if one.switches_found]
-    return median(ratios) if ratios else None
-
-
-def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
-    fields = ("id", "invariant", "found_by", "executions", "seconds", "switches_found", "switches_shrunk")
-    return {
-        "total": len(hunts),
-        "found": sum(one.found_by is not None for one in hunts),
-        "survived": sum(one.found_by is None for one in hunts),
-        "not_expressible": len(NOT_EXPRESSIBLE),
-        "switches_ratio_median": _switches_ratio(hunts),
-        "survivors": [one.id for one in hunts if one.found_by is None],
-        "reasons": NOT_EXPRESSIBLE,
-        "mutants": [{name: getattr(one, name) for name in fields} for one in hunts],
-    }
-
-
-def _print_mutants(hunts: list[Hunt]) -> None:
-    console = Console()
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("mutant", no_wrap=True)
-    table.add_column("what is wrong", ratio=2)
-    table.add_column("found by", ratio=2)
-    for name in ("executions", "seconds", "switches"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in hunts:
-        table.add_row(
-            one.id,
-            one.about,
-            one.found_by or "SURVIVED",
-            f"{one.executions:,}",
-            f"{one.seconds:.1f}",
-            f"{one.switches_found} → {one.switches_shrunk}" if one.switches_found else "",
-        )
-    console.print(table, highlight=False, markup=False)
-    for name, why in NOT_EXPRESSIBLE.items():
-        console.print(f"not expressible: {name}: {why}", highlight=False, markup=False, soft_wrap=True)
-    ratio = _switches_ratio(hunts)
-    if ratio is not None:
-        console.print(
-            f"shrinking: {ratio:.2f} of the switches are left, in the median over the mutants found",
-            highlight=False,
-        )
-    found = sum(one.found_by is not None for one in hunts)
-    console.print(
-        f"{found} found, {len(hunts) - found} survived, {len(NOT_EXPRESSIBLE)} not expressible",
-        style="bold green" if found == len(hunts) else "bold red",
-        highlight=False,
-    )
 
 
 # -- bench ---------------------------------------------------------------------------------------------------

@@ -222,6 +222,7 @@ def test_every_pass_and_every_batch_is_traced_from_start_to_end(
     assert events == [
         ("page_reporting_register", device.name),
         ("page_reporting_request", "idle"),
+        ("page_reporting_registered", device.name),
         ("page_reporting_pass_begin", 1),
         ("page_reporting_zone", 0),
         ("page_reporting_report_begin", 1),
