@@ -113,7 +113,8 @@ def _import_log_command(module: str) -> ModuleType:
 
 def _add_search(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     try:
-        from stress.search import command, mutants_command  # noqa: PLC0415 - greenlet would give a free-threaded run its GIL back
+        # Here, because greenlet would give a free-threaded run its GIL back.
+        from stress.search import command, mutants_command  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name != "greenlet":
             raise
