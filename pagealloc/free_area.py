@@ -35,15 +35,22 @@ class FreeArea:
         "layout",
         "move_to_tail",
         "nr_free",
+        "nr_orders",
         "nr_reported",
+        "pageblock_order",
         "start_pfn",
         "state",
+        "top_order",
         "trace",
     )
 
     def __init__(self, start_pfn: int, nr_pages: int, layout: Layout, *, move_to_tail: bool) -> None:
         block = 1 << layout.top_order
         self.layout = layout
+        # What the hot paths need of the layout, one step away.
+        self.nr_orders = layout.nr_orders
+        self.top_order = layout.top_order
+        self.pageblock_order = layout.pageblock_order
         self.start_pfn = start_pfn
         self.end_pfn = start_pfn + nr_pages
         self.base_pfn = start_pfn & -block
@@ -70,13 +77,23 @@ class FreeArea:
     def add_to_free_list(self, index: int, order: int, migratetype: int) -> None:
         """Make the block Buddy and the first entry of its list."""
         self.state[index] = BUDDY | order
-        self._insert_after(self._anchors[order * MIGRATE_TYPES + migratetype], index)
+        next_, prev = self._next, self._prev
+        anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
+        first = next_[anchor]
+        next_[anchor] = prev[first] = index
+        prev[index] = anchor
+        next_[index] = first
         self.nr_free[order] += 1
 
     def add_to_free_list_tail(self, index: int, order: int, migratetype: int) -> None:
         """Make the block Buddy and the last entry of its list."""
         self.state[index] = BUDDY | order
-        self._insert_after(self._prev[self._anchors[order * MIGRATE_TYPES + migratetype]], index)
+        next_, prev = self._next, self._prev
+        anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
+        last = prev[anchor]
+        prev[anchor] = next_[last] = index
+        prev[index] = last
+        next_[index] = anchor
         self.nr_free[order] += 1
 
     def del_page_from_free_list(self, index: int, order: int) -> None:
