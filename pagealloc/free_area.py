@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pagealloc.mmzone import MIGRATE_TYPES, Layout
-from pagealloc.page_flags import BUDDY, KIND_MASK, OFFLINE, ORDER_MASK, REPORTED, TAIL
+from pagealloc.page_flags import BLOCK_MASK, BUDDY, KIND_MASK, OFFLINE, ORDER_MASK, REPORTED, TAIL
 from pagealloc.tracepoints import Trace
 
 
@@ -28,6 +28,7 @@ class FreeArea:
 
     __slots__ = (
         "_anchors",
+        "_fitting",
         "_next",
         "_prev",
         "base_pfn",
@@ -65,6 +66,14 @@ class FreeArea:
         self.state[behind:] = bytes([OFFLINE]) * (nr_frames - behind)
 
         self._anchors = tuple(range(nr_frames, nr_frames + nr_anchors))
+        # For each order and migratetype the lists whose blocks fit, smallest first: their orders and anchors.
+        self._fitting = tuple(
+            tuple(
+                (order, self._anchors[order * MIGRATE_TYPES + at % MIGRATE_TYPES])
+                for order in range(at // MIGRATE_TYPES, layout.nr_orders)
+            )
+            for at in range(nr_anchors)
+        )
         self._next = [0] * (nr_frames + nr_anchors)
         self._prev = [0] * (nr_frames + nr_anchors)
         self._next[nr_frames:] = self._prev[nr_frames:] = self._anchors
@@ -218,7 +227,7 @@ class FreeArea:
 
     def is_buddy(self, index: int, order: int) -> bool:
         """Whether a free block of exactly this order begins here (`page_is_buddy`)."""
-        return self.state[index] & ~REPORTED == BUDDY | order
+        return self.state[index] & BLOCK_MASK == BUDDY | order
 
     def block_of(self, index: int) -> tuple[int, int]:
         """Return (head, order) of the block that holds the frame; (-1, 0) for a frame of no block."""

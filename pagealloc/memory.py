@@ -184,13 +184,13 @@ class Memory:
         for zone in zonelist:
             if alloc_flags & ALLOC_NOFRAGMENT and zone.node != zonelist[0].node:
                 break  # mixing types at home is better than going far
-            mark = (
-                zone.watermark[alloc_flags & ALLOC_WMARK_MASK]
-                + zone.watermark_boost
-                + zone.lowmem_reserve[highest]
-            )
-            plenty = order == 0 and zone.nr_free_pages - zone.nr_reserved_highatomic > mark
-            if not plenty and not self._zone_watermark_fast(zone, order, highest, alloc_flags):
+            # Far above the mark with a block of its own type to take, as nearly always: no need to look closer.
+            mark = zone.watermark[alloc_flags & ALLOC_WMARK_MASK] + zone.watermark_boost
+            mark += zone.lowmem_reserve[highest] + (1 << order)
+            plenty = zone.nr_free_pages - zone.nr_reserved_highatomic >= mark
+            if not (plenty and (order == 0 or zone.has_fitting(order, migratetype))) and not (
+                self._zone_watermark_fast(zone, order, highest, alloc_flags)
+            ):
                 continue
             pfn = -1
             if page_sets is not None:
