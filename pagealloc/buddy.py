@@ -103,7 +103,7 @@ class Buddy(FreeArea):
             index &= buddy
             order += 1
 
-        to_tail = bool(fpi_flags & FPI_TO_TAIL) or self.buddy_merge_likely(index, order)
+        to_tail = fpi_flags & FPI_TO_TAIL != 0 or self.buddy_merge_likely(index, order)
         if to_tail:
             self.add_to_free_list_tail(index, order, migratetype)
         else:
@@ -137,16 +137,16 @@ class Buddy(FreeArea):
         if order >= self.top_order - 1:
             return False
         parent = index & ~(1 << order)
-        zone: Buddy = self
-        if self.base_pfn + parent < self.start_pfn:
-            # The parent would begin in a zone below, and the kernel compares its zone, not this one, with
-            # that of its buddy. It looks without that zone's lock: a wrong guess costs nothing.
-            below = self._zone_below(self.base_pfn + parent)
-            if below is None:
-                return False
-            zone = below
-            parent += self.base_pfn - zone.base_pfn
-        return zone.is_buddy(parent ^ (1 << (order + 1)), order + 1)
+        order += 1
+        if self.base_pfn + parent >= self.start_pfn:
+            return self.state[parent ^ (1 << order)] & BLOCK_MASK == BUDDY | order
+        # The parent would begin in a zone below, and the kernel compares its zone, not this one, with that of
+        # its buddy. It looks without that zone's lock: a wrong guess costs nothing.
+        below = self._zone_below(self.base_pfn + parent)
+        if below is None:
+            return False
+        parent += self.base_pfn - below.base_pfn
+        return below.is_buddy(parent ^ (1 << order), order)
 
     def _zone_below(self, pfn: int) -> Buddy | None:
         return next((zone for zone in self.zones_below if zone.start_pfn <= pfn < zone.end_pfn), None)
