@@ -78,6 +78,7 @@ class ZoneSpec:
 class Request(NamedTuple):
     """What a combination of flags and node comes to (`struct alloc_context`)."""
 
+    preferred: Zone | None  # the first of the zonelist
     zonelist: tuple[Zone, ...]
     highest: int  # zone that may be used, as an index into `ZONE_NAMES`
     migratetype: int
@@ -151,12 +152,21 @@ class Memory:
         """
         if not 0 <= order < self._nr_orders:
             raise ValueError(f"order is {order}, expected 0 .. {self.layout.top_order}")
-        zonelist, highest, migratetype, alloc_flags = self._requests.get((gfp, node)) or self._prepare(
-            gfp, node
-        )
-        pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+        request = self._requests.get((gfp, node)) or self._prepare(gfp, node)
+        zone, zonelist, highest, migratetype, alloc_flags = request
+        pfn = -1
+        # Nearly always the preferred zone is far above its mark and has a block of the type: look no closer.
+        if (
+            zone is not None
+            and zone.nr_free_pages - zone.nr_reserved_highatomic - (1 << order)
+            >= zone.watermark[WMARK_LOW] + zone.watermark_boost + zone.lowmem_reserve[highest]
+            and (order == 0 or zone.has_fitting(order, migratetype))
+        ):
+            pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
         if pfn < 0:
-            pfn = self._alloc_pages_slowpath(zonelist, highest, order, migratetype, gfp)
+            pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+            if pfn < 0:
+                pfn = self._alloc_pages_slowpath(zonelist, highest, order, migratetype, gfp)
         trace = self.trace
         if trace is not None:
             trace("mm_page_alloc", pfn, order, migratetype, gfp)
@@ -173,34 +183,21 @@ class Memory:
         alloc_flags = WMARK_LOW | self._alloc_flags_nofragment(zonelist)
         if gfp & GFP_KSWAPD_RECLAIM:
             alloc_flags |= ALLOC_KSWAPD
-        request = Request(zonelist, highest, gfp_migratetype(gfp), alloc_flags)
+        request = Request(
+            zonelist[0] if zonelist else None, zonelist, highest, gfp_migratetype(gfp), alloc_flags
+        )
         self._requests[gfp, node] = request  # built twice at worst, and equal
         return request
 
     def _get_page_from_freelist(
         self, zonelist: tuple[Zone, ...], highest: int, order: int, migratetype: int, alloc_flags: int
     ) -> int:
-        page_sets = self.page_sets
         for zone in zonelist:
             if alloc_flags & ALLOC_NOFRAGMENT and zone.node != zonelist[0].node:
                 break  # mixing types at home is better than going far
-            # Far above the mark with a block of its own type to take, as nearly always: no need to look closer.
-            mark = zone.watermark[alloc_flags & ALLOC_WMARK_MASK] + zone.watermark_boost
-            mark += zone.lowmem_reserve[highest] + (1 << order)
-            plenty = zone.nr_free_pages - zone.nr_reserved_highatomic >= mark
-            if not (plenty and (order == 0 or zone.has_fitting(order, migratetype))) and not (
-                self._zone_watermark_fast(zone, order, highest, alloc_flags)
-            ):
+            if not self._zone_watermark_fast(zone, order, highest, alloc_flags):
                 continue
-            pfn = -1
-            if page_sets is not None:
-                pfn = page_sets.alloc(zone, order, migratetype, alloc_flags)
-            if pfn < 0:
-                pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
-            elif alloc_flags & ALLOC_HIGHATOMIC:
-                zone.reserve_highatomic(pfn)
-            if zone.boosted:
-                self._wakeup_kswapd(zone)
+            pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
             if pfn >= 0:
                 return pfn
         if alloc_flags & ALLOC_NOFRAGMENT:  # mixing types beats failing
@@ -208,6 +205,18 @@ class Memory:
                 zonelist, highest, order, migratetype, alloc_flags & ~ALLOC_NOFRAGMENT
             )
         return -1
+
+    def _rmqueue(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
+        """Take a block from the page set, or past it when the set gets none; its pfn, or -1 (`rmqueue`)."""
+        page_sets = self.page_sets
+        pfn = -1 if page_sets is None else page_sets.alloc(zone, order, migratetype, alloc_flags)
+        if pfn < 0:
+            pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
+        elif alloc_flags & ALLOC_HIGHATOMIC:
+            zone.reserve_highatomic(pfn)
+        if zone.boosted:
+            self._wakeup_kswapd(zone)
+        return pfn
 
     def _alloc_flags_nofragment(self, zonelist: tuple[Zone, ...]) -> int:
         """Keep types apart as long as a lower zone could serve instead: where Normal is preferred over DMA32."""

@@ -172,9 +172,8 @@ class Zone(Mobility):
         """Allocate a block past the page sets; returns its pfn, or -1. Takes the zone lock."""
         self.lock.acquire()
         try:
-            index = -1
-            if alloc_flags & ALLOC_HIGHATOMIC:
-                index = self.rmqueue_smallest(order, MIGRATE_HIGHATOMIC)
+            own = MIGRATE_HIGHATOMIC if alloc_flags & ALLOC_HIGHATOMIC else migratetype
+            index = self.rmqueue_smallest(order, own)
             if index < 0:
                 index = self.rmqueue(order, migratetype, alloc_flags)
                 if index < 0 and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
