@@ -110,9 +110,6 @@ STATES = {
                 Buddy,
                 "free_one_page",
                 """
-                + freed_order = order
-                  top_order = self.layout.top_order
-
                 - if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
                 + if freed_order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
                 """,
