@@ -100,7 +100,7 @@ def schedule_search(effort: Effort) -> Sequence[Row]:
     if effort is QUICK:
         return [Row(name, skipped="takes its time, so --quick leaves it out")]
     try:
-        from stress.search.bench import run_bench  # noqa: PLC0415 - greenlet would give a free-threaded run its GIL back
+        from stress.search.bench import run_bench  # noqa: PLC0415 - greenlet switches the GIL on
     except ModuleNotFoundError as error:
         if error.name != "greenlet":
             raise

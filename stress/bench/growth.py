@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pagealloc.gfp import GFP_HIGHUSER_MOVABLE
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import PAGE_SHIFT
 from stress.bench.measure import SYNC, Effort, one_thread, several_threads
@@ -109,11 +108,7 @@ def zones(effort: Effort) -> Curve:
         specs = [ZoneSpec("Normal", ZONE_PAGES, node=node) for node in range(number)]
         memory = Memory(specs, ram=None, page_sets=False)
         for name, node in (("first zone", 0), ("last zone", number - 1)):
-
-            def alloc(order: int, memory: Memory = memory, node: int = node) -> int | None:
-                return memory.alloc_pages(GFP_HIGHUSER_MOVABLE, order, node)
-
-            series[name].append((number, _ns_per_pair((alloc, memory.free_pages), effort)))
+            series[name].append((number, _ns_per_pair(front(memory, node), effort)))
     return Curve("A pair of mixed orders against the number of zones", "zones", "ns per pair", series)
 
 

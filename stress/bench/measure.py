@@ -148,7 +148,7 @@ def several_threads(chunks: Sequence[Chunk], window_s: float, warm_up_s: float) 
         SYNC.spawn(f"bench {number}", lambda number=number, chunk=chunk: run(number, chunk))  # type: ignore[misc]
         for number, chunk in enumerate(chunks)
     ]
-    looks = []
+    looks: list[tuple[float, int, int]] = []
     for pause_s in (warm_up_s, window_s):
         seen = sum(counts)
         SYNC.sleep(pause_s)

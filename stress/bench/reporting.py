@@ -6,6 +6,7 @@ import ctypes
 import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 
 from pagealloc.gfp import GFP_HIGHUSER_MOVABLE
@@ -125,31 +126,28 @@ def cost_of_the_worker(effort: Effort) -> list[Row]:
             None,
         ),
     ]
-    rows = []
-    for what, reporter, ram, touch, goal in cases:
-        results = take_turns(
-            {
-                "with": lambda reporter=reporter, ram=ram, touch=touch: _churn(
-                    effort, reporter, ram=ram, touch=touch
-                ),  # type: ignore[misc]
-                "without": lambda ram=ram, touch=touch: _churn(effort, None, ram=ram, touch=touch),  # type: ignore[misc]
-            },
-            effort.rounds,
-        )
-        name = f"churn at order {CHURN_ORDER} with the worker, against without: {what}"
-        figures = {"seconds from request to pass": CHURN_DELAY_S}
-        rows.append(
-            compare(
-                name,
-                results["with"],
-                results["without"],
-                goal=goal,
-                unit="pairs/s",
-                against="no worker",
-                figures=figures,
-            )
-        )
-    return rows
+    return [_cost(effort, *case) for case in cases]
+
+
+def _cost(
+    effort: Effort, what: str, reporter: Reporter, ram: RamKind | None, touch: bool, goal: float | None
+) -> Row:
+    results = take_turns(
+        {
+            "with": partial(_churn, effort, reporter, ram=ram, touch=touch),
+            "without": partial(_churn, effort, None, ram=ram, touch=touch),
+        },
+        effort.rounds,
+    )
+    return compare(
+        f"churn at order {CHURN_ORDER} with the worker, against without: {what}",
+        results["with"],
+        results["without"],
+        goal=goal,
+        unit="pairs/s",
+        against="no worker",
+        figures={"seconds from request to pass": CHURN_DELAY_S},
+    )
 
 
 # -- how long the worker holds a zone lock ---------------------------------------------------------------------
@@ -201,15 +199,9 @@ def holds_us(nr_pages: int, fresh_blocks: int, rounds: int, *, behind: bool = Fa
     for _ in range(rounds):
         side.use_and_free(fresh_blocks)
         if behind:
-            _, first_reported = (
-                side.zone,
-                next(
-                    pfn
-                    for pfn in side.zone.list_pfns(TOP_ORDER, MIGRATE_MOVABLE)
-                    if side.zone.page_reported(pfn - side.zone.base_pfn)
-                ),
-            )
-            side.zone.rotate_to_front(first_reported, TOP_ORDER, MIGRATE_MOVABLE)
+            pfns = side.zone.list_pfns(TOP_ORDER, MIGRATE_MOVABLE)
+            reported = next(pfn for pfn in pfns if side.zone.page_reported(pfn - side.zone.base_pfn))
+            side.zone.rotate_to_front(reported, TOP_ORDER, MIGRATE_MOVABLE)
         holds.on = True
         side.settle()
         holds.on = False

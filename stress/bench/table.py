@@ -79,7 +79,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{number(row.theirs, row.unit)} ({row.against})",
         f"{row.ratio:.3g}",
         goal,
-        {True: "yes", False: "no", None: "no goal here"}[row.met],
+        {True: "yes", False: "no", None: "-"}[row.met],
         "" if row.spread is None else f"{row.spread:.0%}",
     )
 
@@ -89,7 +89,7 @@ def number(value: float | None, unit: str) -> str:
     if value is None:
         return ""
     for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= factor:
+        if value >= factor and (not unit or unit.endswith("/s")):
             return f"{value / factor:.3g}{prefix}{unit}".strip()
     return f"{value:.3g} {unit}".strip()
 
@@ -109,12 +109,16 @@ def show(console: Console, results: Results) -> None:
     """Print everything for people."""
     console.print(headline(results.machine), highlight=False)
     table = Table(box=None, padding=(0, 1))
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("what", "theirs") else "right")
+    for name in ("met", "ratio", "goal", "spread", "what"):
+        table.add_column(name, justify="left" if name == "what" else "right", no_wrap=name != "what")
     for row in results.rows:
-        table.add_row(*cells(row), style="dim" if row.ratio is None else None)
-        for line in details(row):
-            table.add_row(f"  {line}", style="dim")
+        name, ours, theirs, ratio, goal, met, spread = cells(row)
+        if row.skipped is not None:
+            table.add_row("skipped", "", "", "", f"{name}: {row.skipped}", style="dim")
+            continue
+        table.add_row(met, ratio, goal, spread, name)
+        for line in (f"{ours} against {theirs}", *details(row)):
+            table.add_row("", "", "", "", f"  {line}", style="dim")
     console.print(table, highlight=False)
     for curve in results.curves:
         console.print(_curve_table(curve), highlight=False)

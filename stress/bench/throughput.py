@@ -7,7 +7,6 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from pagealloc.gfp import GFP_HIGHUSER_MOVABLE
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import MIGRATE_MOVABLE
 from pagealloc.sync_real import gil_enabled
@@ -197,14 +196,7 @@ def own_zones(effort: Effort) -> list[Row]:
     def chunks(threads: int) -> list[Chunk]:
         specs = [ZoneSpec("Normal", ZONE_PAGES, node=node) for node in range(threads)]
         memory = Memory(specs, ram=None, page_sets=True)
-        return [
-            mixed(
-                lambda order, node=node: memory.alloc_pages(GFP_HIGHUSER_MOVABLE, order, node),
-                memory.free_pages,
-                seed=node,
-            )  # type: ignore[misc]
-            for node in range(threads)
-        ]
+        return [mixed(*front(memory, node), seed=node) for node in range(threads)]
 
     windows = take_turns(
         {"one": _threads_of(lambda: chunks(1), effort), "two": _threads_of(lambda: chunks(2), effort)},

@@ -6,14 +6,27 @@ import ast
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import dedent
 from types import FunctionType
 
 from pagealloc.memory import Memory, ZoneSpec
-from pagealloc.tracepoints import Tracer
 from pagealloc.zone import Zone
-from stress.bench.measure import SYNC, Chunk, Effort, Row, compare, one_thread, take_turns
+from stress.bench.measure import (
+    SYNC,
+    Chunk,
+    Effort,
+    Row,
+    compare,
+    one_thread,
+    several_threads,
+    take_turns,
+)
 from stress.bench.workloads import ZONE_PAGES, front, mixed
+from stress.recorder import LogResult, Recorder
+from workers.page_reporting import PageReporting
+from workers.workqueue import Workqueue
 
 
 class WithoutTracepoints(ast.NodeTransformer):
@@ -69,25 +82,17 @@ def _work(memory_class: type[Memory]) -> tuple[Memory, Chunk]:
 
 
 def tracepoints(effort: Effort) -> list[Row]:
-    """Tracepoints off against none at all, and on against off; one thread, mixed orders."""
-    tracer = Tracer(SYNC)
-    _, off = _work(Memory)
-    _, none = _work(memory_without_tracepoints())
-    traced, recorded = _work(Memory)
-    traced.trace = tracer.thread_trace()
-    for zone in traced.zones:
-        zone.trace = tracer.zone_trace(zone.number)
-
-    def on() -> int:
-        operations = recorded()
-        for buffer in tracer.buffers():
-            buffer.take()
-        return operations
-
-    chunks = {"off": off, "none": none, "on": on}
+    """Tracepoints off against none at all, and a run that keeps its log against one that does not."""
+    chunks = {"off": _work(Memory)[1], "none": _work(memory_without_tracepoints())[1]}
     results = take_turns(
-        {name: partial(one_thread, chunk, effort.window_s) for name, chunk in chunks.items()}, effort.rounds
+        {name: partial(one_thread, chunk, effort.window_s) for name, chunk in chunks.items()},
+        2 * effort.rounds,
     )
+    logs = take_turns(
+        {"with": partial(_logged, effort), "without": partial(_unlogged, effort)}, effort.rounds
+    )
+    written = [result.written for _, result in logs["with"] if result is not None]
+    lost = [result.lost for _, result in logs["with"] if result is not None]
     return [
         compare(
             "tracepoints off, against none at all",
@@ -98,11 +103,27 @@ def tracepoints(effort: Effort) -> list[Row]:
             against="methods without them",
         ),
         compare(
-            "all tracepoints on, recorded and collected, against off",
-            results["on"],
-            results["off"],
+            "all tracepoints on and written to a log, against off",
+            [rate for rate, _ in logs["with"]],
+            [rate for rate, _ in logs["without"]],
             goal=None,
             unit="pairs/s",
             against="tracepoints off",
+            figures={"records written": float(sum(written)), "records lost": float(sum(lost))},
         ),
     ]
+
+
+def _unlogged(effort: Effort) -> tuple[float, LogResult | None]:
+    _, chunk = _work(Memory)
+    return several_threads([chunk], effort.window_s, effort.warm_up_s).operations, None
+
+
+def _logged(effort: Effort) -> tuple[float, LogResult | None]:
+    memory, chunk = _work(Memory)
+    reporting = PageReporting(memory.zones, memory.policy, SYNC, Workqueue(SYNC, "bench"))
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder), SYNC, {}, {})
+        recorder.attach(memory, reporting)
+        rate = several_threads([chunk], effort.window_s, effort.warm_up_s).operations
+        return rate, recorder.finish()

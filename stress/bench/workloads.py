@@ -88,9 +88,10 @@ def waves(alloc: Alloc[H], free: Free[H], order: int, blocks: int) -> Chunk:
     return chunk
 
 
-def front(memory: Memory) -> tuple[Alloc[Any], Free[Any]]:
+def front(memory: Memory, node: int = 0) -> tuple[Alloc[Any], Free[Any]]:
     """Return a memory's way in and its way out."""
-    return partial(memory.alloc_pages, GFP_HIGHUSER_MOVABLE), memory.free_pages
+    elsewhere = {"node": node} if node else {}  # as people call it: nobody names node 0
+    return partial(memory.alloc_pages, GFP_HIGHUSER_MOVABLE, **elsewhere), memory.free_pages
 
 
 def one_zone(nr_pages: int = ZONE_PAGES, *, page_sets: bool) -> Memory:
