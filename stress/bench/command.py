@@ -64,8 +64,8 @@ def command_bench(arguments: argparse.Namespace) -> int:
 
 def run(effort: Effort, *, with_growth: bool) -> Results:
     """Measure the whole table, with the curves if wanted."""
-    machine = describe_machine()
     present = find_peers()
+    machine = describe_machine()  # after the peers: a module of theirs may have switched the GIL on
     absent = dict(present.absent)
     console = Console(stderr=True)
     rows: list[Row] = []

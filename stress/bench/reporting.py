@@ -229,9 +229,10 @@ def hold_times(effort: Effort) -> list[Row]:
     )
     nr_few, nr_many = (few >> TOP_ORDER) - fresh, (many >> TOP_ORDER) - fresh
     unit = "us, 99th percentile"
+    hold = f"zone lock hold of the worker for a batch of {PAGE_REPORTING_CAPACITY}"
     return [
         compare(
-            "zone lock hold of the worker for a batch of 32, against the same work alone",
+            f"{hold}, against the same work alone",
             results["many"],
             results["alone"],
             goal=2.0,
@@ -240,7 +241,7 @@ def hold_times(effort: Effort) -> list[Row]:
             against="32 isolations and 32 putbacks",
         ),
         compare(
-            f"the same with {nr_many} Reported entries on the list, against {nr_few}",
+            f"{hold}: with {nr_many} Reported entries on the list, against {nr_few}",
             results["many"],
             results["few"],
             goal=1.25,
@@ -249,7 +250,7 @@ def hold_times(effort: Effort) -> list[Row]:
             against=f"{nr_few} entries",
         ),
         compare(
-            f"the same with the fresh blocks behind {nr_many} Reported entries, against before them",
+            f"{hold}: fresh blocks behind {nr_many} Reported entries, against before them",
             results["behind"],
             results["many"],
             goal=1.25,

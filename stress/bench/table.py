@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -45,7 +46,7 @@ def describe_machine() -> dict[str, object]:
         "implementation": platform.python_implementation(),
         "lock_discipline": "try, then yield the processor" if gil_enabled() else "plain threading.Lock",
         "load_average": load.read_text(encoding="ascii").split()[0] if load.exists() else "unknown",
-        "wall_clock": SYNC.wall_clock(),
+        "date": datetime.fromtimestamp(SYNC.wall_clock(), UTC).date().isoformat(),
     }
 
 
@@ -63,8 +64,9 @@ def headline(machine: dict[str, object]) -> str:
     gil = "GIL" if machine["gil_enabled"] else "no GIL"
     version = str(machine["python"]).split()[0]
     return (
-        f"{machine['implementation']} {version}, {gil}; zone lock: {machine['lock_discipline']}; "
-        f"{machine['cpus']} processors {machine['processor']}, load {machine['load_average']}"
+        f"{machine['date']}, {machine['implementation']} {version}, {gil}; zone lock: "
+        f"{machine['lock_discipline']}; {machine['cpus']} processors ({machine['processor']}), "
+        f"load {machine['load_average']} at the start"
     )
 
 
