@@ -21,7 +21,7 @@ from pagealloc.mmzone import (
     MIGRATE_UNMOVABLE,
     Layout,
 )
-from pagealloc.page_flags import BUDDY, REPORTED
+from pagealloc.page_flags import BLOCK_MASK, BUDDY
 from pagealloc.policy import Policy
 
 
@@ -91,11 +91,11 @@ class Buddy(FreeArea):
             self.nr_free_pages += 1 << order
         freed_index, freed_order = index, order
         state = self.state
-        top_order = self.layout.top_order
-        pageblock_order = self.layout.pageblock_order
+        top_order = self.top_order
+        pageblock_order = self.pageblock_order
         while order < top_order:
             buddy = index ^ (1 << order)
-            if state[buddy] & ~REPORTED != BUDDY | order:
+            if state[buddy] & BLOCK_MASK != BUDDY | order:
                 break
             if order >= pageblock_order and not self._may_merge(migratetype, buddy):
                 break
@@ -103,7 +103,7 @@ class Buddy(FreeArea):
             index &= buddy
             order += 1
 
-        to_tail = bool(fpi_flags & FPI_TO_TAIL) or self.buddy_merge_likely(index, order)
+        to_tail = fpi_flags & FPI_TO_TAIL != 0 or self.buddy_merge_likely(index, order)
         if to_tail:
             self.add_to_free_list_tail(index, order, migratetype)
         else:
@@ -134,19 +134,19 @@ class Buddy(FreeArea):
 
     def buddy_merge_likely(self, index: int, order: int) -> bool:
         """Whether the block's own buddy, once freed, would merge further: then it is kept back, at the tail."""
-        if order >= self.layout.top_order - 1:
+        if order >= self.top_order - 1:
             return False
         parent = index & ~(1 << order)
-        zone: Buddy = self
-        if self.base_pfn + parent < self.start_pfn:
-            # The parent would begin in a zone below, and the kernel compares its zone, not this one, with
-            # that of its buddy. It looks without that zone's lock: a wrong guess costs nothing.
-            below = self._zone_below(self.base_pfn + parent)
-            if below is None:
-                return False
-            zone = below
-            parent += self.base_pfn - zone.base_pfn
-        return zone.is_buddy(parent ^ (1 << (order + 1)), order + 1)
+        order += 1
+        if self.base_pfn + parent >= self.start_pfn:
+            return self.state[parent ^ (1 << order)] & BLOCK_MASK == BUDDY | order
+        # The parent would begin in a zone below, and the kernel compares its zone, not this one, with that of
+        # its buddy. It looks without that zone's lock: a wrong guess costs nothing.
+        below = self._zone_below(self.base_pfn + parent)
+        if below is None:
+            return False
+        parent += self.base_pfn - below.base_pfn
+        return below.is_buddy(parent ^ (1 << order), order)
 
     def _zone_below(self, pfn: int) -> Buddy | None:
         return next((zone for zone in self.zones_below if zone.start_pfn <= pfn < zone.end_pfn), None)
@@ -160,17 +160,27 @@ class Buddy(FreeArea):
             policy.pcp_pageblock_order and order == self.layout.pageblock_order
         )
 
+    def has_fitting(self, order: int, migratetype: int) -> bool:
+        """Whether this type's own lists could serve the request; also called without the lock."""
+        next_ = self._next
+        for _, anchor in self._fitting[order * MIGRATE_TYPES + migratetype]:
+            if next_[anchor] != anchor:
+                return True
+        return False
+
     def rmqueue_smallest(self, order: int, migratetype: int) -> int:
         """Take the first block of the smallest order that fits, from this type's lists (`__rmqueue_smallest`).
 
         Returns the index, or -1. The block is on no list and of no kind yet: the caller says whose it is.
         """
-        for current_order in range(order, self.layout.nr_orders):
-            index = self.get_page_from_free_area(current_order, migratetype)
-            if index < 0:
+        next_ = self._next
+        for current_order, anchor in self._fitting[order * MIGRATE_TYPES + migratetype]:
+            index = next_[anchor]
+            if index == anchor:
                 continue
             self.del_page_from_free_list(index, current_order)
-            self.expand(index, order, current_order, migratetype)
+            if current_order > order:
+                self.expand(index, order, current_order, migratetype)
             trace = self.trace
             if trace is not None:
                 trace(
@@ -189,6 +199,14 @@ class Buddy(FreeArea):
 
         The pieces are not Reported, whatever the whole was, and nobody is told about them.
         """
+        state, next_, prev, nr_free, anchors = self.state, self._next, self._prev, self.nr_free, self._anchors
         while high > low:
             high -= 1
-            self.add_to_free_list(index + (1 << high), high, migratetype)
+            upper = index + (1 << high)
+            state[upper] = BUDDY | high
+            anchor = anchors[high * MIGRATE_TYPES + migratetype]
+            first = next_[anchor]
+            next_[anchor] = prev[first] = upper
+            prev[upper] = anchor
+            next_[upper] = first
+            nr_free[high] += 1

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pagealloc.mmzone import MIGRATE_TYPES, Layout
-from pagealloc.page_flags import BUDDY, KIND_MASK, OFFLINE, ORDER_MASK, REPORTED, TAIL
+from pagealloc.page_flags import BLOCK_MASK, BUDDY, KIND_MASK, OFFLINE, ORDER_MASK, REPORTED, TAIL
 from pagealloc.tracepoints import Trace
 
 
@@ -28,6 +28,7 @@ class FreeArea:
 
     __slots__ = (
         "_anchors",
+        "_fitting",
         "_next",
         "_prev",
         "base_pfn",
@@ -35,15 +36,22 @@ class FreeArea:
         "layout",
         "move_to_tail",
         "nr_free",
+        "nr_orders",
         "nr_reported",
+        "pageblock_order",
         "start_pfn",
         "state",
+        "top_order",
         "trace",
     )
 
     def __init__(self, start_pfn: int, nr_pages: int, layout: Layout, *, move_to_tail: bool) -> None:
         block = 1 << layout.top_order
         self.layout = layout
+        # What the hot paths need of the layout, one step away.
+        self.nr_orders = layout.nr_orders
+        self.top_order = layout.top_order
+        self.pageblock_order = layout.pageblock_order
         self.start_pfn = start_pfn
         self.end_pfn = start_pfn + nr_pages
         self.base_pfn = start_pfn & -block
@@ -58,6 +66,14 @@ class FreeArea:
         self.state[behind:] = bytes([OFFLINE]) * (nr_frames - behind)
 
         self._anchors = tuple(range(nr_frames, nr_frames + nr_anchors))
+        # For each order and migratetype the lists whose blocks fit, smallest first: their orders and anchors.
+        self._fitting = tuple(
+            tuple(
+                (order, self._anchors[order * MIGRATE_TYPES + at % MIGRATE_TYPES])
+                for order in range(at // MIGRATE_TYPES, layout.nr_orders)
+            )
+            for at in range(nr_anchors)
+        )
         self._next = [0] * (nr_frames + nr_anchors)
         self._prev = [0] * (nr_frames + nr_anchors)
         self._next[nr_frames:] = self._prev[nr_frames:] = self._anchors
@@ -70,13 +86,23 @@ class FreeArea:
     def add_to_free_list(self, index: int, order: int, migratetype: int) -> None:
         """Make the block Buddy and the first entry of its list."""
         self.state[index] = BUDDY | order
-        self._insert_after(self._anchors[order * MIGRATE_TYPES + migratetype], index)
+        next_, prev = self._next, self._prev
+        anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
+        first = next_[anchor]
+        next_[anchor] = prev[first] = index
+        prev[index] = anchor
+        next_[index] = first
         self.nr_free[order] += 1
 
     def add_to_free_list_tail(self, index: int, order: int, migratetype: int) -> None:
         """Make the block Buddy and the last entry of its list."""
         self.state[index] = BUDDY | order
-        self._insert_after(self._prev[self._anchors[order * MIGRATE_TYPES + migratetype]], index)
+        next_, prev = self._next, self._prev
+        anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
+        last = prev[anchor]
+        prev[anchor] = next_[last] = index
+        prev[index] = last
+        next_[index] = anchor
         self.nr_free[order] += 1
 
     def del_page_from_free_list(self, index: int, order: int) -> None:
@@ -201,7 +227,7 @@ class FreeArea:
 
     def is_buddy(self, index: int, order: int) -> bool:
         """Whether a free block of exactly this order begins here (`page_is_buddy`)."""
-        return self.state[index] & ~REPORTED == BUDDY | order
+        return self.state[index] & BLOCK_MASK == BUDDY | order
 
     def block_of(self, index: int) -> tuple[int, int]:
         """Return (head, order) of the block that holds the frame; (-1, 0) for a frame of no block."""

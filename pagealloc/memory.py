@@ -11,9 +11,10 @@ A page is named by its pfn, as the kernel names it by its `struct page`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from pagealloc.errors import ForeignPfn
 from pagealloc.gfp import (
@@ -21,7 +22,6 @@ from pagealloc.gfp import (
     GFP_KSWAPD_RECLAIM,
     GFP_THISNODE,
     GFP_ZERO,
-    GFP_ZONE_MASK,
     gfp_migratetype,
     gfp_to_alloc_flags,
     gfp_zone,
@@ -75,6 +75,16 @@ class ZoneSpec:
             raise ValueError(f"zone {self.name} begins at pfn {self.start_pfn}, expected 0 or more")
 
 
+class Request(NamedTuple):
+    """What a combination of flags and node comes to (`struct alloc_context`)."""
+
+    preferred: Zone | None  # the first of the zonelist
+    zonelist: tuple[Zone, ...]
+    highest: int  # zone that may be used, as an index into `ZONE_NAMES`
+    migratetype: int
+    alloc_flags: int  # of the first attempt
+
+
 class Memory:
     """Zones over one stretch of RAM.
 
@@ -99,6 +109,7 @@ class Memory:
     ) -> None:
         self.layout = layout if layout is not None else Layout()
         self.policy = policy
+        self._nr_orders = self.layout.nr_orders
         self.sync: Sync = sync if sync is not None else RealSync()
         self.zones: list[Zone] = []
         for name, node, start_pfn, nr_pages in _place(specs, self.layout):
@@ -128,7 +139,8 @@ class Memory:
         self.page_sets = PageSets(self.zones, policy, self.sync) if page_sets else None
         self.trace: Trace | None = None  # told of every allocation and free
         self._nodes = sorted({zone.node for zone in self.zones})
-        self._zonelists: dict[tuple[int, int], tuple[Zone, ...]] = {}
+        self._starts = [zone.start_pfn for zone in self.zones]
+        self._requests: dict[tuple[int, int], Request] = {}  # by flags and node, once they were asked for
 
     # -- allocating ----------------------------------------------------------------------------------
 
@@ -138,17 +150,23 @@ class Memory:
         `gfp` says which zones, which migratetype and which reserves may be used; `node` is where the search
         begins. Pfn 0 is a page like any other, so test for None.
         """
-        if not 0 <= order < self.layout.nr_orders:
+        if not 0 <= order < self._nr_orders:
             raise ValueError(f"order is {order}, expected 0 .. {self.layout.top_order}")
-        highest = gfp_zone(gfp)
-        zonelist = self._zonelist(gfp, highest, node)
-        migratetype = gfp_migratetype(gfp)
-        alloc_flags = WMARK_LOW | self._alloc_flags_nofragment(zonelist)
-        if gfp & GFP_KSWAPD_RECLAIM:
-            alloc_flags |= ALLOC_KSWAPD
-        pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+        request = self._requests.get((gfp, node)) or self._prepare(gfp, node)
+        zone, zonelist, highest, migratetype, alloc_flags = request
+        pfn = -1
+        # Nearly always the preferred zone is far above its mark and has a block of the type: look no closer.
+        if (
+            zone is not None
+            and zone.nr_free_pages - zone.nr_reserved_highatomic - (1 << order)
+            >= zone.watermark[WMARK_LOW] + zone.watermark_boost + zone.lowmem_reserve[highest]
+            and (order == 0 or zone.has_fitting(order, migratetype))
+        ):
+            pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
         if pfn < 0:
-            pfn = self._alloc_pages_slowpath(zonelist, highest, order, migratetype, gfp)
+            pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+            if pfn < 0:
+                pfn = self._alloc_pages_slowpath(zonelist, highest, order, migratetype, gfp)
         trace = self.trace
         if trace is not None:
             trace("mm_page_alloc", pfn, order, migratetype, gfp)
@@ -157,6 +175,19 @@ class Memory:
         if gfp & GFP_ZERO and self.ram is not None:
             self.ram.zero(pfn, order)
         return pfn
+
+    def _prepare(self, gfp: int, node: int) -> Request:
+        """Work out what a request is, once for each combination (`prepare_alloc_pages`)."""
+        highest = gfp_zone(gfp)
+        zonelist = self._build_zonelist(highest, node, this_node=bool(gfp & GFP_THISNODE))
+        alloc_flags = WMARK_LOW | self._alloc_flags_nofragment(zonelist)
+        if gfp & GFP_KSWAPD_RECLAIM:
+            alloc_flags |= ALLOC_KSWAPD
+        request = Request(
+            zonelist[0] if zonelist else None, zonelist, highest, gfp_migratetype(gfp), alloc_flags
+        )
+        self._requests[gfp, node] = request  # built twice at worst, and equal
+        return request
 
     def _get_page_from_freelist(
         self, zonelist: tuple[Zone, ...], highest: int, order: int, migratetype: int, alloc_flags: int
@@ -167,8 +198,6 @@ class Memory:
             if not self._zone_watermark_fast(zone, order, highest, alloc_flags):
                 continue
             pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
-            if zone.boosted:
-                self._wakeup_kswapd(zone)
             if pfn >= 0:
                 return pfn
         if alloc_flags & ALLOC_NOFRAGMENT:  # mixing types beats failing
@@ -180,13 +209,14 @@ class Memory:
     def _rmqueue(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
         """Take a block from the page set, or past it when the set gets none; its pfn, or -1 (`rmqueue`)."""
         page_sets = self.page_sets
-        if page_sets is not None and page_sets.holds(zone, order):
-            pfn = page_sets.alloc(zone, order, migratetype, alloc_flags)
-            if pfn >= 0:
-                if alloc_flags & ALLOC_HIGHATOMIC:
-                    zone.reserve_highatomic(pfn)
-                return pfn
-        return zone.rmqueue_buddy(order, migratetype, alloc_flags)
+        pfn = -1 if page_sets is None else page_sets.alloc(zone, order, migratetype, alloc_flags)
+        if pfn < 0:
+            pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
+        elif alloc_flags & ALLOC_HIGHATOMIC:
+            zone.reserve_highatomic(pfn)
+        if zone.boosted:
+            self._wakeup_kswapd(zone)
+        return pfn
 
     def _alloc_flags_nofragment(self, zonelist: tuple[Zone, ...]) -> int:
         """Keep types apart as long as a lower zone could serve instead: where Normal is preferred over DMA32."""
@@ -234,14 +264,6 @@ class Memory:
             zone.watermark_boost = 0
             zone.lock.release()
 
-    def _zonelist(self, gfp: int, highest: int, node: int) -> tuple[Zone, ...]:
-        key = (gfp & (GFP_ZONE_MASK | GFP_THISNODE), node)
-        zonelist = self._zonelists.get(key)
-        if zonelist is None:
-            zonelist = self._build_zonelist(highest, node, this_node=bool(gfp & GFP_THISNODE))
-            self._zonelists[key] = zonelist  # built twice at worst, and equal
-        return zonelist
-
     def _build_zonelist(self, highest: int, node: int, *, this_node: bool) -> tuple[Zone, ...]:
         if node not in self._nodes:
             raise ValueError(f"node {node}, expected one of {', '.join(map(str, self._nodes))}")
@@ -261,21 +283,21 @@ class Memory:
 
         Raises BadPage, and changes nothing, for everything else.
         """
-        zone = self.zone_of(pfn, order)
+        zone = self.zones[bisect_right(self._starts, pfn) - 1]
+        if not zone.start_pfn <= pfn < zone.end_pfn:
+            zone = self.zone_of(pfn, order)
         trace = self.trace
         if trace is not None:
             trace("mm_page_free", pfn, order)
         page_sets = self.page_sets
-        if page_sets is not None and page_sets.holds(zone, order):
-            page_sets.free(zone, pfn, order)
-        else:
+        if page_sets is None or not page_sets.free(zone, pfn, order):
             zone.free_pages_ok(pfn, order)
 
     def zone_of(self, pfn: int, order: int = 0) -> Zone:
         """Return the zone that holds a page. Raises ForeignPfn when none does."""
-        for zone in self.zones:
-            if zone.start_pfn <= pfn < zone.end_pfn:
-                return zone
+        zone = self.zones[bisect_right(self._starts, pfn) - 1]
+        if zone.start_pfn <= pfn < zone.end_pfn:
+            return zone
         known = ", ".join(f"{z.name} {z.start_pfn:#x} .. {z.end_pfn - 1:#x}" for z in self.zones)
         raise ForeignPfn(pfn, order, "in no zone", f"a pfn of {known}")
 

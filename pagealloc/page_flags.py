@@ -20,6 +20,8 @@ ON_PAGE_SET = 0x40  # free, resting on a thread's page set
 IN_FLIGHT = 0x50  # isolated from the free lists; the reporter owns it
 OFFLINE = 0x60  # not a frame of this zone
 
+BLOCK_MASK = KIND_MASK | ORDER_MASK  # what a block is, Reported or not
+
 UPTODATE = 0x80
 REPORTED = UPTODATE
 

@@ -22,6 +22,7 @@ from pagealloc.mmzone import (
     MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
+    ORDERS_MAX,
     PAGE_SHIFT,
 )
 from pagealloc.page_flags import ALLOCATED, ON_PAGE_SET, OWNED_MASK
@@ -52,7 +53,12 @@ class PageSets:
         self._lists_per_zone = len(orders) * MIGRATE_PCPTYPES
         # For each zone and order: where its lists begin, how many blocks one may hold, how many move at once.
         self._slot = [
-            {order: number * self._lists_per_zone + at * MIGRATE_PCPTYPES for at, order in enumerate(orders)}
+            [
+                number * self._lists_per_zone + orders.index(order) * MIGRATE_PCPTYPES
+                if order in orders
+                else -1
+                for order in range(ORDERS_MAX)
+            ]
             for number in range(len(zones))
         ]
         self._high = [0] * (len(zones) * self._lists_per_zone)
@@ -78,48 +84,65 @@ class PageSets:
 
     def holds(self, zone: Zone, order: int) -> bool:
         """Whether blocks of this order rest on the sets of this zone at all (`pcp_allowed_order`)."""
-        slot = self._slot[zone.number].get(order, -1)
+        slot = self._slot[zone.number][order]
         return slot >= 0 and self._high[slot] > 0
 
     def alloc(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
-        """Take a block from the calling thread's set, refilled if need be; its pfn, or -1 (`rmqueue_pcplist`)."""
-        slot = self._slot[zone.number][order] + migratetype
+        """Take a block from the calling thread's set, refilled if need be (`rmqueue_pcplist`).
+
+        Returns its pfn, or -1 when the zone gives none, and for orders that do not rest on sets.
+        """
+        slot = self._slot[zone.number][order]
+        if slot < 0:
+            return -1
+        slot += migratetype
         pages = self._local.value[slot]
         try:
             pfn = pages.pop()
         except IndexError:
+            if not self._high[slot]:
+                return -1
             taken = zone.rmqueue_bulk(order, migratetype, self._batch[slot], alloc_flags)
             if not taken:
                 return -1
             pfn = taken[0]
             pages.extend(taken[:0:-1])
+        state = zone.state
         index = pfn - zone.base_pfn
-        if zone.state[index] != ON_PAGE_SET | order:
+        if state[index] != ON_PAGE_SET | order:
             raise CorruptPageSet(pfn, order, zone.describe_page(pfn), "free on a page set")
-        zone.state[index] = ALLOCATED | order
+        state[index] = ALLOCATED | order
         return pfn
 
-    def free(self, zone: Zone, pfn: int, order: int) -> None:
-        """Put an allocated block on the calling thread's set (`free_unref_page`).
+    def free(self, zone: Zone, pfn: int, order: int) -> bool:
+        """Put an allocated block of the zone on the calling thread's set (`free_unref_page`).
 
-        Raises BadPage, and changes nothing, unless exactly this block is allocated here.
+        Returns False, and changes nothing, for a block that has to go to the zone: of an order that does not
+        rest on sets, or of a withheld pageblock. Raises BadPage, and changes nothing, unless exactly this
+        block is allocated here.
         """
-        zone.check_range(pfn, order)
+        if not 0 <= order < ORDERS_MAX:
+            return False
+        slot = self._slot[zone.number][order]
+        if slot < 0 or not self._high[slot]:
+            return False
+        state = zone.state
         index = pfn - zone.base_pfn
-        migratetype = zone.get_pageblock_migratetype(index)
-        if migratetype >= MIGRATE_PCPTYPES:
-            if migratetype == MIGRATE_ISOLATE:  # nothing of a withheld pageblock may be handed out again
-                zone.free_pages_ok(pfn, order)
-                return
-            migratetype = MIGRATE_MOVABLE
-        if zone.state[index] & OWNED_MASK != ALLOCATED | order:
+        if state[index] & OWNED_MASK != ALLOCATED | order:
+            zone.check_range(pfn, order)
             raise zone.bad_free(pfn, order)
-        zone.state[index] = ON_PAGE_SET | order
-        slot = self._slot[zone.number][order] + migratetype
+        migratetype = zone.pageblock_types[index >> zone.pageblock_order]
+        if migratetype >= MIGRATE_PCPTYPES:
+            if migratetype == MIGRATE_ISOLATE:
+                return False  # nothing of a withheld pageblock may be handed out again
+            migratetype = MIGRATE_MOVABLE
+        state[index] = ON_PAGE_SET | order
+        slot += migratetype
         pages = self._local.value[slot]
         pages.append(pfn)
         if len(pages) > self._high[slot]:
             self._drain_list(zone, order, pages, self._batch[slot])
+        return True
 
     def drain_local(self) -> int:
         """Return what the calling thread's set holds to the zones; returns the pages moved."""

@@ -32,6 +32,7 @@ from pagealloc.mmzone import (
     MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
+    MIGRATE_TYPES,
     WMARK_HIGH,
     WMARK_LOW,
     WMARK_MIN,
@@ -151,11 +152,14 @@ class Zone(Mobility):
         return order == 0 or self._has_block(order, alloc_flags)
 
     def _has_block(self, order: int, alloc_flags: int) -> bool:
-        for current_order in range(order, self.layout.nr_orders):
+        next_ = self._next
+        for current_order in range(order, self.nr_orders):
             if not self.nr_free[current_order]:
                 continue
-            if not all(self.free_list_empty(current_order, mt) for mt in range(MIGRATE_PCPTYPES)):
-                return True
+            at = current_order * MIGRATE_TYPES
+            for anchor in self._anchors[at : at + MIGRATE_PCPTYPES]:
+                if next_[anchor] != anchor:
+                    return True
             if alloc_flags & (ALLOC_HIGHATOMIC | ALLOC_OOM) and not self.free_list_empty(
                 current_order, MIGRATE_HIGHATOMIC
             ):
@@ -168,9 +172,8 @@ class Zone(Mobility):
         """Allocate a block past the page sets; returns its pfn, or -1. Takes the zone lock."""
         self.lock.acquire()
         try:
-            index = -1
-            if alloc_flags & ALLOC_HIGHATOMIC:
-                index = self.rmqueue_smallest(order, MIGRATE_HIGHATOMIC)
+            own = MIGRATE_HIGHATOMIC if alloc_flags & ALLOC_HIGHATOMIC else migratetype
+            index = self.rmqueue_smallest(order, own)
             if index < 0:
                 index = self.rmqueue(order, migratetype, alloc_flags)
                 if index < 0 and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
@@ -222,14 +225,16 @@ class Zone(Mobility):
 
         Raises BadPage, and changes nothing, unless exactly this block is allocated here.
         """
-        self.check_range(pfn, order)
+        if not (self.start_pfn <= pfn < self.end_pfn and 0 <= order < self.nr_orders):
+            self.check_range(pfn, order)
         index = pfn - self.base_pfn
         self.lock.acquire()
         try:
             if self.state[index] & OWNED_MASK != ALLOCATED | order:
+                self.check_range(pfn, order)
                 raise self.bad_free(pfn, order)
             self.state[index] = TAIL  # scrubs Uptodate, which would read as Reported once the page is Buddy
-            self.free_one_page(index, order, self.get_pageblock_migratetype(index), fpi_flags)
+            self.free_one_page(index, order, self.pageblock_types[index >> self.pageblock_order], fpi_flags)
         finally:
             self.lock.release()
 

@@ -22,6 +22,7 @@ from rich.progress import track
 from pagealloc.errors import RamError
 from pagealloc.policy import PRESETS
 from pagealloc.sync_real import RealSync
+from stress.bench.command import add_bench
 from stress.golden import CaseResult, CorruptCase, find_cases, replay
 from stress.log_files import BadLog
 from stress.params import BadArgument, RunParams, parse_sleep
@@ -36,7 +37,6 @@ SEARCH_COMMANDS = {
     "explore": "search the schedules of small scenarios for a race",
     "replay": "execute a recorded failure again",
     "mutants": "show that every planted fault is found",
-    "bench": "measure the speed of schedule search",
 }
 
 # Commands that read logs, each in a module of its own: what they need is an extra, and `run` does without it.
@@ -90,6 +90,7 @@ def build_parser(chosen: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     _add_run(commands)
     _add_golden(commands)
+    add_bench(commands)
     for name, (module, about) in LOG_COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
         if name == chosen:
@@ -122,7 +123,6 @@ def _add_search(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     command.add_explore(commands)
     command.add_replay(commands)
     mutants_command.add_mutants(commands)
-    command.add_bench(commands)
 
 
 # -- run -----------------------------------------------------------------------------------------------------

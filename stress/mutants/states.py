@@ -97,7 +97,7 @@ STATES = {
 
                 + if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
                 +     self.page_reporting_notify()
-                  to_tail = bool(fpi_flags & FPI_TO_TAIL) or self.buddy_merge_likely(index, order)
+                  to_tail = fpi_flags & FPI_TO_TAIL != 0 or self.buddy_merge_likely(index, order)
                 """,
             ),
         ),
@@ -110,9 +110,6 @@ STATES = {
                 Buddy,
                 "free_one_page",
                 """
-                + freed_order = order
-                  top_order = self.layout.top_order
-
                 - if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
                 + if freed_order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
                 """,

@@ -20,9 +20,7 @@ from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.params import BadArgument
 from stress.pool import worker_processes
-from stress.run_directory import versions
 from stress.search import replay
-from stress.search.bench import run_bench
 from stress.search.explore import Failure, Result, explore, program
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import tell, write_perfetto
@@ -326,39 +324,3 @@ def command_replay(arguments: argparse.Namespace) -> int:
     )
     console.print(f"\n{verdict}", style="bold", highlight=False)
     return 1 if again else 0
-
-
-# -- bench ---------------------------------------------------------------------------------------------------
-
-
-def add_bench(commands: argparse._SubParsersAction[Any]) -> None:
-    parser = commands.add_parser(
-        "bench",
-        help="measure the speed of schedule search",
-        description="Measure the speed of schedule search.",
-    )
-    parser.set_defaults(command=command_bench)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-
-
-def command_bench(arguments: argparse.Namespace) -> int:
-    rows = run_bench()
-    if arguments.json:
-        print(json.dumps({"versions": versions(), "rows": [asdict(row) for row in rows]}))
-        return 0
-    console = Console()
-    table = Table(box=None, padding=(0, 1))
-    for name in ("what", "points", "per second", "spread", "ratio", "goal", "met"):
-        table.add_column(name, justify="left" if name == "what" else "right")
-    for row in rows:
-        table.add_row(
-            row.name,
-            f"{row.points:.0f}",
-            f"{row.per_second:,.0f}",
-            f"{row.spread:.0%}",
-            f"{row.ratio:.2f}",
-            f"{row.goal:.2f}",
-            "yes" if row.met else "no",
-        )
-    console.print(table, highlight=False)
-    return 0

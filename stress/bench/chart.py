@@ -1,0 +1,53 @@
+"""One HTML file with every ratio against its goal, and every curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stress.bench.table import Results, headline
+from stress.params import BadArgument
+
+
+def write_chart(results: Results, path: Path) -> None:
+    """Write a file that needs nothing else to be looked at. Raises BadArgument without plotly."""
+    try:
+        from plotly import graph_objects as go  # noqa: PLC0415 - an extra
+        from plotly.subplots import make_subplots  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise BadArgument("--chart needs plotly: pip install 'pagealloc[analysis]'") from error
+    measured = [row for row in results.rows if row.ratio is not None and row.goal is not None]
+    titles = [
+        "Ratio, as a share of its goal (left of the line: not met)",
+        *(curve.name for curve in results.curves),
+    ]
+    figure = make_subplots(
+        rows=len(titles), cols=1, subplot_titles=titles, vertical_spacing=0.3 / len(titles)
+    )
+    shares = [_share_of_goal(row.ratio or 0.0, row.goal or 1.0, at_most=row.at_most) for row in measured]
+    figure.add_trace(
+        go.Bar(
+            x=shares,
+            y=[row.name for row in measured],
+            orientation="h",
+            marker_color=["seagreen" if row.met else "firebrick" for row in measured],
+            text=[f"{row.ratio:.3g}" for row in measured],
+            showlegend=False,
+        ),
+        row=1,
+        col=1,
+    )
+    figure.add_vline(x=1, row=1, col=1)
+    for at, curve in enumerate(results.curves, 2):
+        for name, points in curve.series.items():
+            xs, ys = zip(*points, strict=True) if points else ((), ())
+            figure.add_trace(go.Scatter(x=xs, y=ys, name=name, mode="lines+markers"), row=at, col=1)
+        logarithmic = "per cent" not in curve.x
+        figure.update_xaxes(title_text=curve.x, type="log" if logarithmic else "linear", row=at, col=1)
+        figure.update_yaxes(title_text=curve.y, rangemode="tozero", row=at, col=1)
+    figure.update_yaxes(automargin=True, autorange="reversed", row=1, col=1)
+    figure.update_layout(height=420 * len(titles), title_text=headline(results.machine))
+    figure.write_html(path, include_plotlyjs="inline")
+
+
+def _share_of_goal(ratio: float, goal: float, *, at_most: bool) -> float:
+    return min(goal / ratio if at_most else ratio / goal, 3.0)

@@ -1,0 +1,125 @@
+"""`python -m stress bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from stress.bench import reporting, throughput, tracing
+from stress.bench.growth import growth
+from stress.bench.measure import QUICK, Effort, Row
+from stress.bench.peers import Present, find_peers
+from stress.bench.table import Results, describe_machine, markdown, show
+
+Group = Callable[[], Sequence[Row]]
+
+
+def add_bench(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure how fast it is, against others and against limits",
+        description="Measure how fast it is, as ratios inside one run. The figures of a machine that others "
+        "use at the same time are worth little.",
+    )
+    parser.set_defaults(command=command_bench)
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny windows: shows that it works, measures little"
+    )
+    parser.add_argument(
+        "--growth", action="store_true", help="measure curves as well: sizes, threads, zones, shares"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    form.add_argument("--markdown", action="store_true", help="print tables for a document and nothing else")
+    parser.add_argument(
+        "--chart", type=Path, metavar="FILE", help="write a chart as one HTML file (needs plotly)"
+    )
+
+
+def command_bench(arguments: argparse.Namespace) -> int:
+    """Measure, and print."""
+    effort = QUICK if arguments.quick else Effort()
+    results = run(effort, with_growth=arguments.growth)
+    if arguments.chart is not None:
+        from stress.bench.chart import write_chart  # noqa: PLC0415 - only here
+
+        write_chart(results, arguments.chart)
+    if arguments.json:
+        print(json.dumps(results.as_dict()))
+    elif arguments.markdown:
+        print(markdown(results))
+    else:
+        show(Console(), results)
+    return 0
+
+
+def run(effort: Effort, *, with_growth: bool) -> Results:
+    """Measure the whole table, with the curves if wanted."""
+    present = find_peers()
+    machine = describe_machine()  # after the peers: a module of theirs may have switched the GIL on
+    absent = dict(present.absent)
+    console = Console(stderr=True)
+    rows: list[Row] = []
+    for group in track(
+        groups(effort, present), "measuring", console=console, transient=True, disable=not console.is_terminal
+    ):
+        rows += group()
+    curves = list(growth(effort, present)) if with_growth else []
+    return Results(machine, rows, curves, absent)
+
+
+def groups(effort: Effort, present: Present) -> list[Group]:
+    """Return everything that gives rows, in the order of the table."""
+    return [
+        partial(throughput.one_thread_mixed, effort, present),
+        partial(throughput.many_threads, effort, present),
+        partial(throughput.no_collapse, effort),
+        partial(throughput.order_zero_pairs, effort, present),
+        partial(throughput.own_zones, effort),
+        partial(reporting.cost_of_the_worker, effort),
+        partial(reporting.hold_times, effort),
+        partial(reporting.discard_rate, effort),
+        partial(reporting.idle_pass, effort),
+        partial(tracing.tracepoints, effort),
+        partial(schedule_search, effort),
+    ]
+
+
+def schedule_search(effort: Effort) -> Sequence[Row]:
+    """The speed of schedule search, where greenlet is installed."""
+    name = "schedule search: executions per second, and coroutines against a baton"
+    if effort is QUICK:
+        return [Row(name, skipped="takes its time, so --quick leaves it out")]
+    try:
+        from stress.search.bench import run_bench  # noqa: PLC0415 - greenlet switches the GIL on
+    except ModuleNotFoundError as error:
+        if error.name != "greenlet":
+            raise
+        return [Row(name, skipped="greenlet is not installed: pip install 'pagealloc[search]'")]
+    return list(_search_rows(run_bench()))
+
+
+def _search_rows(found: Sequence[Any]) -> Iterator[Row]:
+    for row in found:
+        figures = {
+            key: value for key, value in asdict(row).items() if key not in {"name", "ratio", "goal", "met"}
+        }
+        yield Row(
+            f"schedule search: {row.name}",
+            row.goal,
+            row.ratio,
+            ours=row.per_second,
+            unit="executions/s",
+            against="goal" if row.goal == 1.0 else "threads that pass a baton",
+            spread=row.spread,
+            figures=figures,
+        )

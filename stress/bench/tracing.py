@@ -1,0 +1,129 @@
+"""Rows about tracepoints: what they cost when nobody listens, and when everything is recorded."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import dedent
+from types import FunctionType
+
+from pagealloc.memory import Memory, ZoneSpec
+from pagealloc.zone import Zone
+from stress.bench.measure import (
+    SYNC,
+    Chunk,
+    Effort,
+    Row,
+    compare,
+    one_thread,
+    several_threads,
+    take_turns,
+)
+from stress.bench.workloads import ZONE_PAGES, front, mixed
+from stress.recorder import LogResult, Recorder
+from workers.page_reporting import PageReporting
+from workers.workqueue import Workqueue
+
+
+class WithoutTracepoints(ast.NodeTransformer):
+    """Takes `trace = self.trace` and `if trace is not None: ...` out of a function."""
+
+    def __init__(self) -> None:
+        self.removed = 0
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt:
+        return self._without(node, "trace = self.trace", ast.unparse(node))
+
+    def visit_If(self, node: ast.If) -> ast.stmt:
+        return self._without(node, "trace is not None", ast.unparse(node.test))
+
+    def _without(self, node: ast.stmt, tracepoint: str, found: str) -> ast.stmt:
+        if found.replace("self.trace", "trace") == tracepoint.replace("self.trace", "trace"):
+            self.removed += 1
+            return ast.copy_location(ast.Pass(), node)
+        self.generic_visit(node)
+        return node
+
+
+def methods_without_tracepoints(owner: type) -> dict[str, Callable[..., object]]:
+    """Compile those methods of a class that have tracepoints again, without them."""
+    stripped = {}
+    for name, function in vars(owner).items():
+        if not isinstance(function, FunctionType):
+            continue
+        remover = WithoutTracepoints()
+        tree = remover.visit(ast.parse(dedent(inspect.getsource(function))))
+        if remover.removed:
+            namespace = dict(function.__globals__)
+            code = compile(
+                ast.fix_missing_locations(tree), f"<{name} without tracepoints>", "exec", dont_inherit=True
+            )
+            exec(code, namespace)  # noqa: S102 - the text is the product's own
+            stripped[name] = namespace[name]
+    return stripped
+
+
+def memory_without_tracepoints() -> type[Memory]:
+    """Make today's memory and zones without their tracepoints."""
+    methods: dict[str, object] = {"__slots__": ()}
+    for owner in reversed(Zone.__mro__):
+        methods |= methods_without_tracepoints(owner)
+    zone_class = type("Zone", (Zone,), methods)
+    return type("Memory", (Memory,), {"zone_class": zone_class, **methods_without_tracepoints(Memory)})
+
+
+def _work(memory_class: type[Memory]) -> tuple[Memory, Chunk]:
+    memory = memory_class([ZoneSpec("Normal", ZONE_PAGES)], ram=None, page_sets=False)
+    return memory, mixed(*front(memory), seed=1)
+
+
+def tracepoints(effort: Effort) -> list[Row]:
+    """Tracepoints off against none at all, and a run that keeps its log against one that does not."""
+    chunks = {"off": _work(Memory)[1], "none": _work(memory_without_tracepoints())[1]}
+    results = take_turns(
+        {name: partial(one_thread, chunk, effort.window_s) for name, chunk in chunks.items()},
+        2 * effort.rounds,
+    )
+    logs = take_turns(
+        {"with": partial(_logged, effort), "without": partial(_unlogged, effort)}, effort.rounds
+    )
+    written = [result.written for _, result in logs["with"] if result is not None]
+    lost = [result.lost for _, result in logs["with"] if result is not None]
+    return [
+        compare(
+            "tracepoints off, against none at all",
+            results["off"],
+            results["none"],
+            goal=0.98,
+            unit="pairs/s",
+            against="methods without them",
+        ),
+        compare(
+            "all tracepoints on and written to a log, against off",
+            [rate for rate, _ in logs["with"]],
+            [rate for rate, _ in logs["without"]],
+            goal=None,
+            unit="pairs/s",
+            against="tracepoints off",
+            figures={"records written": float(sum(written)), "records lost": float(sum(lost))},
+        ),
+    ]
+
+
+def _unlogged(effort: Effort) -> tuple[float, LogResult | None]:
+    _, chunk = _work(Memory)
+    return several_threads([chunk], effort.window_s, effort.warm_up_s).operations, None
+
+
+def _logged(effort: Effort) -> tuple[float, LogResult | None]:
+    memory, chunk = _work(Memory)
+    reporting = PageReporting(memory.zones, memory.policy, SYNC, Workqueue(SYNC, "bench"))
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder), SYNC, {}, {})
+        recorder.attach(memory, reporting)
+        rate = several_threads([chunk], effort.window_s, effort.warm_up_s).operations
+        return rate, recorder.finish()
