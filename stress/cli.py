@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -20,18 +20,19 @@ from rich.console import Console
 from rich.progress import track
 
 from pagealloc.errors import RamError
-from pagealloc.policy import PRESETS
 from pagealloc.sync_real import RealSync
 from stress.bench.command import add_bench
+from stress.footprint import use_one_arena
 from stress.golden import CaseResult, CorruptCase, find_cases, replay
 from stress.log_files import BadLog
-from stress.params import BadArgument, RunParams, parse_sleep
+from stress.params import OPTIONS, BadArgument, RunParams, key_of, option_of, parse_changes
 from stress.pool import worker_processes
 from stress.run import StressRun, Summary
 from stress.run_directory import RunDirectory, RunDirectoryError, default_path
+from stress.scenario import load_scenario, shipped, with_default_sleep
 from stress.view import LineView, LiveView, View, print_summary
 from workers.page_reporting import Reporter
-from workers.reporters import DEFAULT_SLEEP_S, ReporterError, load_reporter
+from workers.reporters import ReporterError, load_reporter
 
 SEARCH_COMMANDS = {
     "explore": "search the schedules of small scenarios for a race",
@@ -129,66 +130,24 @@ def _add_search(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def _add_run(commands: argparse._SubParsersAction[OneLineParser]) -> None:
-    default = {field.name: field.default for field in fields(RunParams)}
     run = commands.add_parser(
         "run",
         help="allocator threads and a reporting worker on real memory",
         description="Let allocator threads and the reporting worker loose on the same zones, and judge.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     run.set_defaults(command=command_run)
-    run.add_argument("--allocators", type=int, default=default["allocators"], metavar="N", help="threads")
     run.add_argument(
-        "--seconds", type=float, default=default["seconds"], metavar="S", help="length of the load"
+        "scenario",
+        nargs="?",
+        metavar="SCENARIO",
+        help="one that --list names, or a TOML file of your own; options go above it",
     )
-    run.add_argument(
-        "--zones",
-        default=default["zones"],
-        metavar="LIST",
-        help="zones with their sizes, as [NODE:]NAME=SIZE separated by commas",
-    )
-    run.add_argument("--ram", default=default["ram"], help="memory behind the pages: anonymous or memfd")
-    run.add_argument(
-        "--reporter",
-        default=default["reporter"],
-        metavar="NAME",
-        help="null, sleep, discard, or module:Class for your own",
-    )
-    run.add_argument(
-        "--reporter-sleep",
-        metavar="S",
-        help=f"seconds that each batch takes, or a range S..T (default: 0, with the sleep reporter {DEFAULT_SLEEP_S})",
-    )
-    run.add_argument(
-        "--delay", type=float, default=default["delay"], metavar="S", help="from request to pass"
-    )
-    run.add_argument(
-        "--order",
-        type=int,
-        default=default["order"],
-        metavar="K",
-        help="smallest order to report, 0: pageblock",
-    )
-    run.add_argument(
-        "--capacity", type=int, default=default["capacity"], metavar="N", help="blocks in a batch"
-    )
-    run.add_argument(
-        "--preset", default=default["preset"], metavar="P", help=f"kernel to follow: {', '.join(PRESETS)}"
-    )
-    run.add_argument("--seed", type=int, default=default["seed"], metavar="N", help="of every random choice")
-    for fault, about in (
-        ("fail", "batches that the reporter fails"),
-        ("delay", "batches that come back 50 ms late"),
-        ("lose", "batches that never come back"),
-    ):
-        run.add_argument(
-            f"--{fault}-rate",
-            type=float,
-            default=default[f"{fault}_rate"],
-            metavar="R",
-            help=f"share of {about}",
-        )
-    run.add_argument("--mutant", metavar="M", help="plant a fault first, one that explore --list names")
+    run.add_argument("--list", action="store_true", help="list the scenarios, and do nothing")
+    for name, option in OPTIONS.items():
+        about, metavar = option.metadata["about"], option.metadata["metavar"]
+        shown = "0" if option.type == "Range" else option.default
+        default = "" if shown is None else f" (default: {shown})"
+        run.add_argument(option_of(name), metavar=metavar, dest=key_of(name), help=f"{about}{default}")
     run.add_argument(
         "--run-dir",
         type=Path,
@@ -199,13 +158,18 @@ def _add_run(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def command_run(arguments: argparse.Namespace) -> int:
+    if arguments.list:
+        return _list_scenarios()
     params = _run_params(arguments)
     reporter = load_reporter(params.reporter)
+    use_one_arena()
     sync = RealSync()
     directory = _open_directory(arguments.run_dir, sync, params)
     summary = _watched_run(params, sync, reporter, directory, quiet=arguments.json)
     if directory is not None:
         _finish_directory(directory, summary)
+    for stack in summary.stacks:
+        print(stack, file=sys.stderr)
     if arguments.json:
         print(json.dumps(asdict(summary)))
     else:
@@ -222,18 +186,19 @@ def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
         summary.notes.append(f"no summary was kept: {error}")
 
 
+def _list_scenarios() -> int:
+    for name in shipped():
+        print(f"{name:22} {load_scenario(name).about}")
+    return EXIT_SUCCESS
+
+
 def _run_params(arguments: argparse.Namespace) -> RunParams:
-    names = {field.name for field in fields(RunParams)}
-    chosen = {name: value for name, value in vars(arguments).items() if name in names}
-    sleep: str | None = arguments.reporter_sleep
-    if sleep is None and arguments.reporter == "sleep":
-        sleep = str(DEFAULT_SLEEP_S)
-    if sleep is not None:
-        try:
-            chosen["reporter_sleep_s"] = parse_sleep(sleep)
-        except ValueError as error:
-            raise BadArgument(f"--reporter-sleep: {sleep!r}, expected seconds S, or a range S..T") from error
-    return RunParams(**chosen)
+    """Return what the scenario says, and above that what the command line says."""
+    words = {name: getattr(arguments, key_of(name)) for name in OPTIONS}
+    chosen = parse_changes({name: text for name, text in words.items() if text is not None})
+    if arguments.scenario is None:
+        return RunParams(**with_default_sleep(chosen))
+    return load_scenario(arguments.scenario).params(chosen)
 
 
 def _open_directory(path: Path | None, sync: RealSync, params: RunParams) -> RunDirectory | None:
@@ -252,7 +217,8 @@ def _watched_run(
 ) -> Summary:
     """Run under the view that fits the terminal; with `quiet` nothing is written to stdout."""
     console = Console(stderr=quiet)
-    view: View = LiveView(console) if console.is_terminal else LineView(console)
+    # What cannot move its cursor gets lines: a pipe, and a dumb terminal.
+    view: View = LiveView(console) if console.is_interactive else LineView(console, params.stat_interval)
     if not quiet:
         console.print(f"stress run: {params.words()}", highlight=False, markup=False, soft_wrap=True)
     try:

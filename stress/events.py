@@ -388,6 +388,19 @@ class Phase(Record, tag="phase", gc=False):
     name: str
 
 
+class PhaseBegin(Record, tag="phase_begin", gc=False):
+    """A phase of the load begins; `changes` are the parameters that differ from the run's own."""
+
+    name: str
+    changes: dict[str, Any]
+
+
+class PhaseEnd(Record, tag="phase_end", gc=False):
+    """A phase of the load is over."""
+
+    name: str
+
+
 class Sample(Record, tag="sample", gc=False):
     """What the run looks like: bytes that the operating system counts, and sums over all threads so far.
 

@@ -113,6 +113,10 @@ class Ledger:
         """Return how many pages of a zone have an owner."""
         return self._zones[zone.number].pages
 
+    def nr_ranges(self) -> int:
+        """Return how many blocks have an owner."""
+        return sum(len(ledger.ranges) for ledger in self._zones)
+
     def check_batch(self, zone: Zone, batch: Batch, when: str) -> None:
         """Hold a batch in flight against the ledger: none of its pages may have an owner (S10)."""
         ledger = self._zones[zone.number]

@@ -1,21 +1,21 @@
 """A stress run: real threads, real locks and real memory, with reporting in between, judged as it goes.
 
-The main thread builds a memory, registers the reporter, starts the allocators, and then only looks: it
-samples counts for whoever watches, and walks a zone under its lock now and then. When the time is over it
-lets the allocators free everything, waits until the worker has nothing left to do, and holds what is left
-against what must be: no page lost, none with two owners, nothing in flight but what a reporter never gave
+One thread *conducts*: it registers the reporter, starts the allocators and goes through the phases of the
+load, while it samples counts for whoever watches, and walks a zone under its lock now and then. When the time
+is over it lets the allocators free everything, waits until the worker has nothing left to do, and holds what is
+left against what must be: no page lost, none with two owners, nothing in flight but what a reporter never gave
 back.
+
+Whoever called `run` only *watches over* that: it takes no lock of the run, so it can end a hang, and it is the
+one that hears Ctrl-C.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import sys
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pagealloc.gfp import GFP_HIGHUSER_MOVABLE
 from pagealloc.memory import Memory
 from pagealloc.policy import PRESETS
 from pagealloc.ram import RamKind
@@ -23,67 +23,34 @@ from pagealloc.sync import Sync, Thread
 from pagealloc.tracepoints import Trace
 from pagealloc.validate import Census, validate
 from pagealloc.zone import Zone
+from stress.crew import Crew
+from stress.fairness import Fairness, unfair
+from stress.footprint import Footprints, take
 from stress.ledger import CheckedReporter, Ledger, Violations
+from stress.manners import Manners
 from stress.mutants import planted
-from stress.params import RunParams
+from stress.params import Phase, RunParams
 from stress.recorder import Recorder
+from stress.settle import STUCK_AFTER_S, Settling
 from stress.snapshot import record_counts, snapshot_zone
-from workers.allocators import Allocator, Held
+from stress.status import Status, zone_status
+from stress.torture import Torture
+from stress.watchdog import Watchdog, stacks
 from workers.page_reporting import (
     PageReporting,
     PageReportingDevice,
     Reporter,
     ReporterStuck,
 )
-from workers.reporters import FaultInjector, Sleep
 from workers.workqueue import Workqueue
 
 SAMPLE_INTERVAL_S = 0.2
+WATCH_INTERVAL_S = 0.05
 CENSUS_SHARE = 0.05  # of the run's time at most goes into walking zones
 CENSUS_INTERVAL_S = 1.0
-QUOTA_SHARE = 0.85  # of all pages, shared out to the allocators
-ALLOCATOR_SEEDS = 10_007  # keeps the threads' streams apart for neighbouring seeds
-JOIN_TIMEOUT_S = 30.0
-STUCK_AFTER_S = 2.0  # beyond the time that a batch is known to take
-SETTLE_DELAY_MAX_S = 10.0  # a pass that is due later than this is not waited for
-SETTLE_INTERVAL_S = 0.05
-KNOCKS_IN_VAIN_MAX = 10
-SETTLE_PASSES_MAX = 64  # lists settle in 16 passes; a worker that goes on after four times that never ends
-
-
-@dataclass(frozen=True, slots=True)
-class ZoneStatus:
-    """Pages of one zone, by what they are at about one moment."""
-
-    name: str
-    managed: int
-    free: int
-    allocated: int
-    on_page_sets: int
-    in_flight: int
-    reported: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What a run looks like at about one moment; counts are since its beginning."""
-
-    seconds: float
-    phase: str
-    zones: tuple[ZoneStatus, ...]
-    allocs: int
-    frees: int
-    failed_allocs: int
-    ops_per_second: float
-    resident_bytes: int
-    total_bytes: int
-    passes: int
-    batches: int
-    failed_batches: int
-    reported_bytes: int
-    state: str
-    stuck: str | None
-    violations: int
+LEAVING_S = 0.5  # for all threads of a run that is given up
+FOOTPRINTS_PER_RUN = 1000
+CONDUCTOR, WORKER = "conductor", "page_reporting"
 
 
 @dataclass(slots=True)
@@ -108,6 +75,11 @@ class Summary:
     resident_bytes_start: int = 0
     resident_bytes_peak: int = 0
     resident_bytes_end: int = 0
+    operations: list[int] = field(default_factory=list)  # by allocator
+    unfair_intervals: int = 0
+    footprint: dict[str, object] = field(default_factory=dict)
+    kept_max: dict[str, int] = field(default_factory=dict)  # the most that the run itself kept of each
+    stacks: list[str] = field(default_factory=list)  # where every thread stood when the run hung
     notes: list[str] = field(default_factory=list)
     params: dict[str, object] = field(default_factory=dict)
 
@@ -141,17 +113,9 @@ class StressRun:
         ram: RamKind = "memfd" if params.ram == "memfd" else "anonymous"
         self._memory = Memory(params.zone_specs(), policy=PRESETS[params.preset], sync=sync, ram=ram)
         self._ledger = Ledger(self._memory, sync, self._violations)
-        self._injector = FaultInjector(
-            reporter,
-            sync,
-            sync.rng(params.seed),
-            fail_rate=params.fail_rate,
-            delay_rate=params.delay_rate,
-            lose_rate=params.lose_rate,
-        )
-        slow = Sleep(self._injector, sync, sync.rng(params.seed + 1), *params.reporter_sleep_s)
+        self._manners = Manners(reporter, params, sync, self._violations)
         self._device = PageReportingDevice(
-            CheckedReporter(slow, self._ledger),
+            CheckedReporter(self._manners, self._ledger),
             order=params.order,
             capacity=params.capacity,
             name=params.reporter,
@@ -164,97 +128,97 @@ class StressRun:
             self._workqueue,
             delay_s=params.delay,
         )
-        self._stop = sync.event("stop")
-        self._allocators = self._build_allocators()
-        self._threads: list[Thread] = []
+        self._crew = Crew(params, self._memory, sync, self._ledger, self._violations)
+        self._settling = Settling(
+            params, self._memory, self._reporting, sync, self._violations, lambda: self._sample("settle")
+        )
+        self._fairness = Fairness(params.fair_interval)
+        self._footprints = Footprints(max(SAMPLE_INTERVAL_S, params.seconds / FOOTPRINTS_PER_RUN))
+        self._now_params = params  # of the phase that the run is in
+        self._torture: Torture | None = None
         self._next_census_s = self._start_s + CENSUS_INTERVAL_S
         self._last_sample = (self._start_s, 0)
         self._ops_per_second = 0.0
         self._came_to_rest = False
-
-    def _build_allocators(self) -> list[Allocator]:
-        params, memory = self._params, self._memory
-        inboxes: list[deque[Held]] = [deque() for _ in range(params.allocators)]
-        quota_pages = int(memory.nr_pages() * QUOTA_SHARE) // params.allocators
-        nodes = sorted({zone.node for zone in memory.zones})
-        return [
-            Allocator(
-                number,
-                memory,
-                self._sync,
-                self._sync.rng(params.seed * ALLOCATOR_SEEDS + number),
-                self._sync.rng(params.seed),
-                quota_pages=quota_pages,
-                audit=self._ledger,
-                inboxes=inboxes,
-                stop=self._stop,
-                node=nodes[number % len(nodes)],
-            )
-            for number in range(params.allocators)
-        ]
+        # What the conductor and whoever watches over it tell each other; each is written by one of them.
+        self._ended = False
+        self._raised: BaseException | None = None
+        self._steps = 0
+        self._watchdog = Watchdog(params.hang_after)
+        self._walking = False
+        self._interrupted = False
+        self._late: list[str] = []
 
     # -- the run, from start to verdict ------------------------------------------------------------------
 
     def run(self) -> Summary:
-        """Run to the end and return the summary; Ctrl-C ends the load early, not the checks."""
-        summary = self._summary
+        """Run to the end and return the summary.
+
+        KeyboardInterrupt ends the load early, not the checks; a second one is raised. A hang ends the run.
+        """
+        switch_interval_s = sys.getswitchinterval()
         with planted(self._params.mutant):
+            self._sync.spawn("conductor", self._conduct)
             try:
-                self._begin()
-                self._unless_interrupted(self._load)
-                self._note_worker_death()
-                alive = self._stop_allocators()
-                if not alive:
-                    self._unless_interrupted(self._settle)
-                self._came_to_rest = not alive and self._reporting.settled()
-                summary.seconds = self._elapsed_s()
-                self._part_with_device()
-                if not alive:
-                    self._final_checks()
-                summary.resident_bytes_end = self._sample("end").resident_bytes
-                self._tear_down(alive=alive)
-            except BaseException:
-                self._abandon()
-                raise
+                while not self._ended and not self._given_up():
+                    self._watch_over()
+            finally:
+                sys.setswitchinterval(switch_interval_s)
+                if not self._ended:
+                    self._abandon()
+        if self._raised is not None:
+            raise self._raised
+        if not self._ended:
+            self._fill_summary()
+        return self._summary
+
+    def _conduct(self) -> None:
+        try:
+            self._go_through()
+        except BaseException as raised:
+            self._abandon()
+            self._raised = raised
+        finally:
+            self._ended = True
+
+    def _go_through(self) -> None:
+        summary = self._summary
+        self._begin()
+        self._load()
+        self._note_worker_death()
+        alive = self._stop_allocators()
+        if not alive:
+            self._came_to_rest = self._settle()
+        summary.seconds = self._elapsed_s()
+        self._part_with_device()
+        if not alive:
+            self._final_checks()
+        summary.resident_bytes_end = self._sample("end").resident_bytes
+        self._tear_down(alive=alive)
+        self._footprints.after = take(self._memory.resident_bytes())
         self._fill_summary()
         self._trace("run_end", summary.verdict, summary.violation_count)
-        return summary
 
     def _begin(self) -> None:
         self._summary.resident_bytes_start = self._memory.resident_bytes()
+        self._footprints.before = take(self._summary.resident_bytes_start)
         self._note_zones_out_of_reach()
         if self._recorder is not None:
             self._recorder.attach(self._memory, self._reporting)
         self._workqueue.start()
         self._reporting.register(self._device)
-        self._threads = [
-            self._sync.spawn(f"allocator-{allocator.number}", self._guarded(allocator))
-            for allocator in self._allocators
-        ]
-
-    def _unless_interrupted(self, phase: Callable[[], None]) -> None:
-        """Go through a phase; Ctrl-C ends it, and the run goes on with the next one."""
-        try:
-            phase()
-        except KeyboardInterrupt:
-            self._summary.interrupted = True
+        self._crew.muster()
 
     def _abandon(self) -> None:
-        """End all threads of a run that cannot be judged any more, because nobody listens or Ctrl-C came twice."""
-        self._stop.set()
-        self._injector.release()
-        for thread in self._threads:
-            thread.join(STUCK_AFTER_S)
-        self._workqueue.stop(STUCK_AFTER_S)
-
-    def _guarded(self, allocator: Allocator) -> Callable[[], None]:
-        def target() -> None:
-            try:
-                allocator.run()
-            except Exception as error:
-                self._violations.add(f"allocator {allocator.number} died: {type(error).__name__}: {error}")
-
-        return target
+        """End all threads of a run that cannot be judged any more; whoever does not end is left behind."""
+        if self._torture is not None:
+            self._torture.stop(LEAVING_S, lambda: None)
+        self._crew.stop()
+        self._manners.release()
+        deadline_s = self._sync.monotonic() + LEAVING_S
+        for thread in self._crew.alive():
+            thread.join(max(0.0, deadline_s - self._sync.monotonic()))
+        self._workqueue.stop(max(0.0, deadline_s - self._sync.monotonic()))
 
     def _note_worker_death(self) -> None:
         """Name the worker's death before whatever follows from it."""
@@ -263,106 +227,89 @@ class StressRun:
             self._violations.add(f"the reporting worker died: {type(failure).__name__}: {failure}")
 
     def _load(self) -> None:
-        end_s = self._start_s + self._params.seconds
-        while (now_s := self._sync.monotonic()) < end_s and self._workqueue.failure is None:
+        for phase, end_s in self._params.timetable():
+            if self._over():
+                return
+            self._go_through_phase(phase, self._start_s + end_s)
+
+    def _go_through_phase(self, phase: Phase, end_s: float) -> None:
+        params = self._params.during(phase)
+        self._trace("phase_begin", phase.name, phase.changes)
+        if params != self._now_params:
+            self._manners.change(params)
+            self._now_params = params
+        self._crew.follow(params.load(self._memory.nr_pages()))
+        self._crew.muster()
+        torture = self._torture = Torture(
+            params,
+            self._sync,
+            crew=self._crew,
+            zones=self._memory.zones,
+            reporting=self._reporting,
+            device=self._device,
+            manners=self._manners,
+            violations=self._violations,
+        )
+        torture.start()
+        while (now_s := self._sync.monotonic()) < end_s and not self._over():
             self._sync.sleep(min(SAMPLE_INTERVAL_S, end_s - now_s))
-            self._sample("load")
+            self._look(phase.name)
             self._census_if_due()
+        torture.stop(self._params.hang_after, lambda: self._look(phase.name))
+        self._trace("phase_end", phase.name)
+
+    def _over(self) -> bool:
+        """Whether the load ends before its time."""
+        return self._interrupted or bool(self._late) or self._workqueue.failure is not None
+
+    def _settle(self) -> bool:
+        """Wait until the worker is at rest; False when it is not, or when Ctrl-C cut that short."""
+        before = self._interrupted
+
+        def cut_short() -> bool:
+            return self._interrupted != before or bool(self._late)
+
+        self._settling.settle(self._now_params.reporter_sleep_s[1], cut_short)
+        return self._reporting.device is not None and self._reporting.settled() and not cut_short()
 
     def _stop_allocators(self) -> list[Thread]:
         """Stop the load and free everything; returns the threads that did not end."""
-        self._stop.set()
-        deadline_s = self._sync.monotonic() + JOIN_TIMEOUT_S
-        alive = [
-            thread
-            for thread in self._threads
-            if not thread.join(max(0.1, deadline_s - self._sync.monotonic()))
-        ]
-        for thread in alive:
-            self._violations.add(
-                f"hang: {thread.name} did not end within {JOIN_TIMEOUT_S:g} s of the load's end"
-            )
+        self._crew.stop()
+        self._fairness.unfair = None  # from here on some end before others
+        while (alive := self._crew.alive()) and not self._late:
+            alive[0].join(SAMPLE_INTERVAL_S)
+            self._sample("stop")
         if alive:
-            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
             return alive
         try:
-            for allocator in self._allocators:
-                allocator.empty_inbox()  # what was handed over after its thread had left
+            self._crew.empty_inboxes()
             self._memory.drain_all_pages()
         except Exception as error:
             self._violations.add(f"freeing what was left over failed: {type(error).__name__}: {error}")
         return alive
 
-    def _settle(self) -> None:
-        """Wait until the worker is idle and everything that can be reported is.
-
-        A failed batch is retried only when somebody frees a large block again (L8), so after a failure a
-        block is allocated and freed, until there is nothing unreported or the patience for it is used up.
-        """
-        stats = self._reporting.stats
-        in_vain = 0
-        while in_vain < KNOCKS_IN_VAIN_MAX:
-            reported_before = stats.reported_blocks
-            self._await_idle()
-            if not self._reporting.settled() or not self._knock_is_due():
-                return
-            in_vain = 0 if stats.reported_blocks > reported_before else in_vain + 1
-            self._knock()
-
-    def _await_idle(self) -> None:
-        stats = self._reporting.stats
-        patience_s = (
-            min(self._params.delay, SETTLE_DELAY_MAX_S) + self._params.reporter_sleep_s[1] + STUCK_AFTER_S
-        )
-        passes_before = stats.passes
-        progress, progress_s = (stats.passes, stats.batches), self._sync.monotonic()
-        while not self._reporting.settled():
-            self._sync.sleep(SETTLE_INTERVAL_S)
-            now_s = self._sync.monotonic()
-            if (stats.passes, stats.batches) != progress:
-                progress, progress_s = (stats.passes, stats.batches), now_s
-            elif now_s - progress_s > patience_s:
-                return  # the reporter is away; unregistering will say so
-            if stats.passes - passes_before > SETTLE_PASSES_MAX:
-                self._violations.add(
-                    f"the worker made {stats.passes - passes_before} passes after the last free, state "
-                    f"{self._reporting.state_name()}: a quiet system must come to rest (L3)"
-                )
-                return
-            self._sample("settle")
-
-    def _knock_is_due(self) -> bool:
-        """Whether blocks stay unreported because of failed batches, not because of their zone."""
-        waiting = any(self._nr_unreported(zone) for zone in self._memory.zones)
-        return waiting and self._reporting.stats.failed_batches > 0
-
-    def _nr_unreported(self, zone: Zone) -> int:
-        """Count the free blocks that a pass should have reported; none in a zone that no pass visits."""
-        if not self._in_reach(zone):
-            return 0
-        order = self._params.order or self._memory.layout.pageblock_order
-        orders = range(order, self._memory.layout.nr_orders)
-        return sum(zone.nr_free[o] - zone.nr_reported[o] for o in orders)
-
-    def _knock(self) -> None:
-        """Allocate a block of the reporting order and free it, so that the worker is asked again."""
-        order = self._params.order or self._memory.layout.pageblock_order
-        pfn = self._memory.alloc_pages(GFP_HIGHUSER_MOVABLE, order)
-        if pfn is not None:
-            self._memory.free_pages(pfn, order)
-            self._memory.drain_local_pages()
-
     def _part_with_device(self) -> None:
         """Unregister; a reporter that does not come back is noted, not waited for."""
+        deadline_s = self._sync.monotonic() + STUCK_AFTER_S
+        while (stuck := self._unregister()) is not None:
+            self._steps += 1
+            if self._late or self._sync.monotonic() > deadline_s:
+                break
+        if stuck is None:
+            return
+        if self._reporting.flight is not None:
+            self._summary.stuck_batches = 1
+            self._summary.notes.append(f"stuck: {stuck}")
+        else:
+            self._violations.add(f"hang: {stuck}; the worker does not end by itself")
+            self._summary.stacks = stacks()
+
+    def _unregister(self) -> ReporterStuck | None:
         try:
-            self._reporting.unregister(self._device, STUCK_AFTER_S)
+            self._reporting.unregister(self._device, SAMPLE_INTERVAL_S)
         except ReporterStuck as stuck:
-            if self._reporting.flight is not None:
-                self._summary.stuck_batches = 1
-                self._summary.notes.append(f"stuck: {stuck}")
-            else:
-                self._violations.add(f"hang: {stuck}; the worker does not end by itself")
-                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+            return stuck
+        return None
 
     def _final_checks(self) -> None:
         """Hold the memory against what must be left when everybody has freed everything."""
@@ -392,31 +339,36 @@ class StressRun:
         batch, the min watermark keeps the last block back, and nobody asks again.
         """
         stats = self._reporting.stats
-        excused = (
-            stats.failed_batches or stats.lost_passes or stats.refused_in_pass or self._summary.stuck_batches
-        )
+        failed = stats.failed_batches - self._settling.failed_before
+        excused = failed or stats.lost_passes or stats.refused_in_pass or self._summary.stuck_batches
         if excused or not self._came_to_rest:
             return
         for zone in self._memory.zones:
-            waiting = self._nr_unreported(zone)
+            waiting = self._settling.nr_unreported(zone)
             if waiting:
                 self._violations.add(
                     f"zone {zone.label}: {waiting} blocks are free, and nobody will report them, after {stats.passes} "
-                    "passes without a failure: a request was lost (L1)"
+                    "passes, the last ones without a failure: a request was lost (L1)"
                 )
 
     def _tear_down(self, *, alive: list[Thread]) -> None:
         """Let lost batches come back, end the worker, and return the memory if nobody can touch it any more."""
-        self._injector.release()
-        worker_ended = self._workqueue.stop(STUCK_AFTER_S)
+        self._manners.release()
+        deadline_s = self._sync.monotonic() + STUCK_AFTER_S
+        while not (worker_ended := self._workqueue.stop(SAMPLE_INTERVAL_S)):
+            self._steps += 1
+            if self._sync.monotonic() > deadline_s:
+                break
         if worker_ended and not alive:
             self._memory.close()
 
     def _fill_summary(self) -> None:
         summary, stats = self._summary, self._reporting.stats
-        summary.allocs = sum(allocator.stats.allocs for allocator in self._allocators)
-        summary.frees = sum(allocator.stats.frees for allocator in self._allocators)
-        summary.failed_allocs = sum(allocator.stats.failed_allocs for allocator in self._allocators)
+        summary.interrupted = self._interrupted
+        summary.seconds = summary.seconds or self._elapsed_s()
+        summary.allocs = self._crew.allocs
+        summary.frees = self._crew.frees
+        summary.failed_allocs = self._crew.failed_allocs
         summary.passes = stats.passes
         summary.batches = stats.batches
         summary.failed_batches = stats.failed_batches
@@ -426,27 +378,76 @@ class StressRun:
             summary.notes.append(f"{stats.failed_batches} batches failed, the first with {stats.first_error}")
         if not stats.reported_blocks:
             summary.notes.append("nothing was reported")
+        self._fill_in_the_long_view()
         summary.violations = self._violations.texts
         summary.violation_count = self._violations.count
         summary.verdict = "FAILURE" if summary.violation_count else "SUCCESS"
+
+    def _fill_in_the_long_view(self) -> None:
+        """Sum up whether all threads got their turn, and what the run took from the machine."""
+        summary, params = self._summary, self._params
+        numbers = range(params.allocators)
+        summary.operations = [self._crew.operations(number) for number in numbers]
+        summary.unfair_intervals = self._fairness.unfair_intervals
+        if (
+            not any(params.during(phase).onoff_interval for phase in params.phases)
+            and not params.onoff_interval
+        ):
+            whole = unfair(dict(zip(numbers, summary.operations, strict=True)))
+            if whole is not None:
+                summary.notes.append(f"??? unfair over the whole run: {whole}")
+        summary.footprint = self._footprints.summary()
+        summary.kept_max["violations in words"] = len(self._violations.texts)
+
+    # -- watching over the conductor -----------------------------------------------------------------------
+
+    def _watch_over(self) -> None:
+        """Look whether everybody moves; hear Ctrl-C. Raises KeyboardInterrupt for the second one."""
+        try:
+            self._sync.sleep(WATCH_INTERVAL_S)
+            late = self._watchdog.look(self._sync.monotonic(), self._movers())
+            if late:
+                self._hang(late)
+        except KeyboardInterrupt:
+            if self._interrupted:
+                raise
+            self._interrupted = True
+
+    def _movers(self) -> Iterator[tuple[str, object]]:
+        """Yield everybody who must move, by name with a step; None for who may stand still."""
+        yield CONDUCTOR, self._steps
+        if self._walking:
+            return  # it has a zone's lock for a while, and whoever wants it may wait
+        for allocator in self._crew.allocators:
+            on = self._crew.is_on(allocator.number) and not allocator.resting
+            yield f"allocator-{allocator.number}", self._crew.operations(allocator.number) if on else None
+        reporting = self._reporting
+        busy = reporting.running() and reporting.flight is None
+        yield WORKER, (reporting.stats.passes, reporting.stats.batches) if busy else None
+
+    def _hang(self, late: list[str]) -> None:
+        """Note who hangs and where everybody stands; the conductor ends the run, unless it hangs itself."""
+        self._watchdog = Watchdog(self._params.hang_after)  # whoever is left gets as much time again
+        self._summary.stacks = stacks()
+        self._late = late
+        text = f"hang: {', '.join(late)} took no step for {self._params.hang_after:g} s"
+        # On a thread of its own: what is told of a violation may hang as well.
+        self._sync.spawn("hang", lambda: self._violations.add(text)).join(LEAVING_S)
+
+    def _given_up(self) -> bool:
+        return CONDUCTOR in self._late
 
     # -- looking -----------------------------------------------------------------------------------------
 
     def _note_zones_out_of_reach(self) -> None:
         """Say which zones can never be reported: even wholly free they are below the starting mark."""
-        order = self._params.order or self._memory.layout.pageblock_order
         for zone in self._memory.zones:
-            if not self._in_reach(zone):
-                needed = zone.low_wmark_pages() + (self._params.capacity << order)
+            if not self._settling.in_reach(zone):
                 self._summary.notes.append(
-                    f"zone {zone.label} is never reported: a pass needs more than {needed} free pages "
-                    f"(low watermark + capacity << order), the zone has {zone.managed_pages}"
+                    f"zone {zone.label} is never reported: a pass needs more than "
+                    f"{self._settling.pages_needed(zone)} free pages (low watermark + capacity << order), the zone "
+                    f"has {zone.managed_pages}"
                 )
-
-    def _in_reach(self, zone: Zone) -> bool:
-        """Whether a pass ever visits the zone: wholly free, it must be above the starting mark."""
-        order = self._params.order or self._memory.layout.pageblock_order
-        return zone.managed_pages > zone.low_wmark_pages() + (self._params.capacity << order)
 
     def _census_if_due(self) -> None:
         """Walk every zone under its lock, but not so often that the walk becomes the load."""
@@ -459,13 +460,16 @@ class StressRun:
         self._next_census_s = now_s + max(CENSUS_INTERVAL_S, (now_s - before_s) / CENSUS_SHARE)
 
     def _census(self, zone: Zone, *, snapshot: bool = False) -> Census:
+        self._steps += 1
         zone.lock.acquire()
+        self._walking = True
         try:
             census = validate(zone)
             if zone.trace is not None:
                 (snapshot_zone if snapshot else record_counts)(zone, zone.trace)
         finally:
             zone.lock.release()
+            self._walking = False
         counted = census.free + census.allocated + census.on_page_sets + census.in_flight
         if counted != zone.managed_pages and not census.problems:
             census.problem(
@@ -475,11 +479,22 @@ class StressRun:
             self._violations.add(problem)
         return census
 
+    def _look(self, phase: str) -> None:
+        """Show a status of the load, and take stock of what the run itself keeps and how fair it is."""
+        self._fairness.look(self._elapsed_s(), self._crew.operations_of_spells())
+        status = self._sample(phase)
+        self._footprints.look(status.seconds, status.resident_bytes)
+        for name, count in (
+            ("blocks in inboxes", self._crew.inbox_blocks()),
+            ("ranges in the ledger", self._ledger.nr_ranges()),
+        ):
+            self._summary.kept_max[name] = max(self._summary.kept_max.get(name, 0), count)
+
     def _sample(self, phase: str) -> Status:
+        self._steps += 1
         now_s = self._sync.monotonic()
         stats = self._reporting.stats
-        allocs = sum(allocator.stats.allocs for allocator in self._allocators)
-        frees = sum(allocator.stats.frees for allocator in self._allocators)
+        allocs, frees = self._crew.allocs, self._crew.frees
         last_s, last_ops = self._last_sample
         if now_s - last_s >= SAMPLE_INTERVAL_S:
             self._ops_per_second = (allocs + frees - last_ops) / (now_s - last_s)
@@ -487,15 +502,15 @@ class StressRun:
         resident_bytes = self._memory.resident_bytes()
         self._summary.resident_bytes_peak = max(self._summary.resident_bytes_peak, resident_bytes)
         flight = self._reporting.flight
-        patience_s = self._params.reporter_sleep_s[1] + STUCK_AFTER_S
+        patience_s = self._now_params.reporter_sleep_s[1] + STUCK_AFTER_S
         away = flight is not None and now_s - flight.since_s > patience_s
         status = Status(
             seconds=now_s - self._start_s,
             phase=phase,
-            zones=tuple(self._zone_status(zone) for zone in self._memory.zones),
+            zones=tuple(zone_status(zone, self._memory, self._reporting) for zone in self._memory.zones),
             allocs=allocs,
             frees=frees,
-            failed_allocs=sum(allocator.stats.failed_allocs for allocator in self._allocators),
+            failed_allocs=self._crew.failed_allocs,
             ops_per_second=self._ops_per_second,
             resident_bytes=resident_bytes,
             total_bytes=self._memory.ram.nr_bytes if self._memory.ram is not None else 0,
@@ -506,6 +521,8 @@ class StressRun:
             state=self._reporting.state_name(),
             stuck=self._reporting.describe_flight() if away else None,
             violations=self._violations.count,
+            allocators=len(self._crew.alive()),
+            unfair=self._fairness.unfair,
         )
         self._watch(status)
         self._trace(
@@ -518,22 +535,6 @@ class StressRun:
             [(z.free, z.allocated, z.on_page_sets, z.in_flight, z.reported) for z in status.zones],
         )
         return status
-
-    def _zone_status(self, zone: Zone) -> ZoneStatus:
-        flight = self._reporting.flight
-        in_flight = 0
-        if flight is not None and flight.zone is zone:
-            in_flight = sum(1 << block.order for block in flight.batch)
-        free, on_page_sets = zone.nr_free_pages, self._memory.nr_page_set_pages(zone)
-        return ZoneStatus(
-            name=zone.label,
-            managed=zone.managed_pages,
-            free=free,
-            allocated=max(0, zone.managed_pages - free - on_page_sets - in_flight),
-            on_page_sets=on_page_sets,
-            in_flight=in_flight,
-            reported=sum(count << order for order, count in enumerate(zone.nr_reported)),
-        )
 
     def _elapsed_s(self) -> float:
         return self._sync.monotonic() - self._start_s

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Protocol, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -10,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pagealloc.mmzone import PAGE_SHIFT
-from stress.run import Status, Summary, ZoneStatus
+from stress.run import Summary
+from stress.status import Status, ZoneStatus
 
-LINE_INTERVAL_S = 1.0
 BAR_WIDTH_MAX = 60
 
 # What a bar shows, from the left: style, letter (for terminals without colour), name.
@@ -43,16 +44,17 @@ class View(Protocol):
 
 
 class LineView:
-    """One plain line a second."""
+    """One plain line every `interval_s` seconds: `!!!` for violations, `???` for a thread that gets too little."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, interval_s: float) -> None:
         self._console = console
+        self._interval_s = interval_s
         self._next_s = 0.0
 
     def show(self, status: Status) -> None:
         if status.seconds < self._next_s:
             return
-        self._next_s = status.seconds + LINE_INTERVAL_S
+        self._next_s = status.seconds + self._interval_s
         zones = "  ".join(
             f"{zone.name}: {pages_mib(zone.allocated)} allocated, {pages_mib(zone.free)} free, "
             f"{pages_mib(zone.reported)} reported, {pages_mib(zone.in_flight)} in flight"
@@ -60,9 +62,11 @@ class LineView:
         )
         flag = f"  !!! {status.violations} violations" if status.violations else ""
         stuck = f"  stuck: {status.stuck}" if status.stuck else ""
+        unfair = f"  ??? unfair: {status.unfair}" if status.unfair else ""
         self._console.print(
             f"{status.seconds:6.1f} s  {status.phase:6}  resident {mib(status.resident_bytes):>8}  "
-            f"{status.ops_per_second:8.0f} ops/s  {status.batches:4} batches  {zones}{stuck}{flag}",
+            f"{status.ops_per_second:8.0f} ops/s  {status.allocators:3} threads  {status.batches:4} batches  {zones}"
+            f"{stuck}{unfair}{flag}",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -109,6 +113,8 @@ def picture(status: Status, width: int) -> RenderableType:
     lines: list[RenderableType] = [table, legend, figures]
     if status.stuck:
         lines.append(Text(f"stuck: {status.stuck}", style="yellow"))
+    if status.unfair:
+        lines.append(Text(f"??? unfair: {status.unfair}", style="yellow"))
     if status.violations:
         lines.append(Text(f"!!! {status.violations} violations", style="bold red"))
     return Group(*lines)
@@ -162,7 +168,7 @@ def print_summary(console: Console, summary: Summary, words: str) -> None:
         ("resident at peak", mib(summary.resident_bytes_peak)),
         ("resident at end", mib(summary.resident_bytes_end)),
     )
-    for name, value in rows:
+    for name, value in (*rows, *_soak_rows(summary)):
         table.add_row(name, value)
     console.print(table, highlight=False)
     for note in summary.notes:
@@ -180,3 +186,23 @@ def print_summary(console: Console, summary: Summary, words: str) -> None:
         soft_wrap=True,
         style="bold green" if summary.verdict == "SUCCESS" else "bold red",
     )
+
+
+def _soak_rows(summary: Summary) -> Iterator[tuple[str, str]]:
+    """Show what must be flat in a long run, in its first, middle and last tenth, and at both ends."""
+    footprint = summary.footprint
+    tenths = [
+        cast("dict[str, int]", footprint.get(f"{part}_tenth", {})) for part in ("first", "middle", "last")
+    ]
+    ends = [cast("dict[str, int]", footprint.get(part, {})) for part in ("before", "after")]
+    if not all((*tenths, *ends)):
+        return
+    own = " .. ".join(mib(part["own_bytes"]) for part in tenths)
+    peak = mib(cast("int", footprint["peak_rss_bytes"]))
+    yield "own memory", f"{own} in the first, middle and last tenth; with all pages {peak} at peak"
+    for key, name in (("threads", "threads"), ("file_descriptors", "file descriptors")):
+        during = " .. ".join(str(part[key]) for part in tenths)
+        yield name, f"{during}, {ends[0][key]} before and {ends[1][key]} after"
+    yield "kept at most", ", ".join(f"{count:,} {name}" for name, count in summary.kept_max.items())
+    most, least = max(summary.operations), min(summary.operations)
+    yield "operations", f"{least:,} .. {most:,} a thread, {summary.unfair_intervals} unfair intervals"

@@ -1,8 +1,9 @@
 """Allocator threads: the load that reporting must not get in the way of.
 
-All threads go through the same *rhythms* (ramp up, burst, steady, idle) at about the same time, so that
-memory fills and empties as a whole, and each allocates and frees blocks of mixed orders and migratetypes
-meanwhile. Now and then a thread hands a block to another one, which frees it.
+What they do is a `Load`, which may be changed while they run. All threads go through the same *rhythms* (fill
+up, burst, steady, idle) at about the same time, so that memory fills and empties as a whole, and each allocates
+and frees blocks of mixed orders and migratetypes meanwhile. Now and then a thread hands a block to another one,
+which frees it.
 
 A thread writes a stamp into the first eight bytes of every page it owns, and looks for it before it frees
 the page. A report that hits memory in use wipes stamps; a block given to two owners carries the wrong one.
@@ -14,30 +15,15 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from pagealloc.gfp import (
-    GFP_ATOMIC,
-    GFP_DMA32,
-    GFP_HIGHUSER_MOVABLE,
-    GFP_KERNEL,
-    GFP_RECLAIMABLE,
-    GFP_ZERO,
-)
+from pagealloc.gfp import GFP_ZERO
 from pagealloc.memory import Memory
 from pagealloc.sync import Event, Rng, Sync
 
-# What is asked for, and how often: flags of the requests, weights out of 100.
-REQUESTS = (
-    (GFP_HIGHUSER_MOVABLE, 58),
-    (GFP_KERNEL, 20),
-    (GFP_KERNEL | GFP_RECLAIMABLE, 10),
-    (GFP_KERNEL | GFP_DMA32, 6),
-    (GFP_ATOMIC, 3),
-    (GFP_KERNEL | GFP_ZERO, 3),
-)
+T = TypeVar("T")
 
+NOTHING_TO_DO_S = 0.001  # and so a short look aside
 SEQUENCE_BITS = 40  # a stamp is (thread + 1) << SEQUENCE_BITS | how many blocks the thread had before
 
 
@@ -49,6 +35,22 @@ class Held(NamedTuple):
     stamp: int
 
 
+class Mix(Generic[T]):
+    """Things to choose from, each as often as its weight says."""
+
+    def __init__(self, *parts: tuple[T, int]) -> None:
+        self.parts = parts
+        self._total = sum(weight for _, weight in parts)
+
+    def draw(self, rng: Rng) -> T:
+        at = rng.choose(self._total)
+        for thing, weight in self.parts:
+            at -= weight
+            if at < 0:
+                return thing
+        raise AssertionError("a draw is less than the sum of the weights")
+
+
 @dataclass(frozen=True, slots=True)
 class Rhythm:
     """A way to go on for a while.
@@ -57,20 +59,28 @@ class Rhythm:
     goes there at once and then sleeps.
     """
 
-    name: str
     fill: float
     seconds: float
     idle: bool = False
 
 
-RHYTHMS = (
-    Rhythm("ramp up", 1.0, 1.0),
-    Rhythm("steady", 0.9, 0.6),
-    Rhythm("burst", 0.02, 0.3),
-    Rhythm("idle", 0.05, 0.9, idle=True),
-    Rhythm("burst", 0.7, 0.3),
-    Rhythm("steady", 0.4, 0.6),
-)
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What allocator threads do: how much, in which rhythm, of what.
+
+    `quota_pages` is what one thread may hold. `orders` are ranges to draw from evenly, `requests` gfp flags.
+    With probability `towards` an operation goes the rhythm's way, otherwise the other: churn never stops. A
+    block that is given up goes to another thread with probability `handover`, unless `inbox_max` blocks wait
+    there already.
+    """
+
+    quota_pages: int
+    rhythms: Sequence[Rhythm]
+    orders: Mix[tuple[int, int]]
+    requests: Mix[int]
+    towards: float
+    handover: float
+    inbox_max: int
 
 
 class Audit(Protocol):
@@ -108,11 +118,11 @@ def stamp_owner(stamp: int) -> str:
 
 
 class Allocator:
-    """One allocator thread's work; `run` is the thread's target.
+    """One allocator thread's work; `run` is the thread's target, and may be run again when it has ended.
 
-    `quota_pages` bounds what the thread holds. `inboxes` are those of all allocators, by number: a block put
+    `load` may be replaced at any time, by anybody. `inboxes` are those of all allocators, by number: a block put
     into one is freed by its owner. `rng` draws what the thread does, `beat` how long a rhythm lasts: threads
-    whose beats have the same seed change together.
+    whose beats have the same seed change together. `stop` ends the work, and while `go` is not set it rests.
     """
 
     def __init__(
@@ -122,39 +132,39 @@ class Allocator:
         sync: Sync,
         rng: Rng,
         beat: Rng,
+        load: Load,
         *,
-        quota_pages: int,
         audit: Audit,
         inboxes: Sequence[deque[Held]],
         stop: Event,
+        go: Event,
         node: int = 0,
-        max_order: int | None = None,
-        rhythms: Sequence[Rhythm] = RHYTHMS,
     ) -> None:
         self.number = number
         self.stats = AllocatorStats()
-        self.rhythm = rhythms[0].name
+        self.load = load
+        self.resting = False  # waits because it was told to, not because something is in its way
         self._memory = memory
         self._sync = sync
         self._rng = rng
         self._beat = beat
-        self._quota_pages = quota_pages
         self._audit = audit
         self._inboxes = inboxes
         self._stop = stop
+        self._go = go
         self._node = node
-        self._max_order = memory.layout.top_order if max_order is None else max_order
-        self._rhythms = rhythms
         self._held: list[Held] = []
         self._held_pages = 0
         self._blocks = 0
 
     def run(self) -> None:
         """Allocate and free until told to stop, then free everything."""
-        for rhythm in cycle(self._rhythms):
-            if self._stop.is_set():
-                break
-            self._follow(rhythm)
+        while not self._stop.is_set():
+            load = self.load
+            for rhythm in load.rhythms:
+                self._follow(load, rhythm)
+                if self.load is not load:
+                    break
         self.free_everything()
         self._memory.drain_local_pages()
 
@@ -170,33 +180,43 @@ class Allocator:
         while inbox:
             self._check_and_free(inbox.popleft())
 
-    def _follow(self, rhythm: Rhythm) -> None:
-        self.rhythm = rhythm.name
-        target_pages = int(self._quota_pages * rhythm.fill)
+    def _follow(self, load: Load, rhythm: Rhythm) -> None:
+        target_pages = int(load.quota_pages * rhythm.fill)
+        rising = self._held_pages < target_pages
         end_s = self._sync.monotonic() + rhythm.seconds * (0.75 + 0.5 * self._beat.random())
-        while self._sync.monotonic() < end_s and not self._stop.is_set():
+        while self._sync.monotonic() < end_s and not self._stop.is_set() and self.load is load:
+            if not self._go.is_set():
+                self._rest(self._go, end_s)
+                continue
             self.empty_inbox()
             grow = self._held_pages < target_pages
-            if rhythm.idle and not grow:
-                self._stop.wait(max(0.0, end_s - self._sync.monotonic()))
+            if rhythm.idle and (grow != rising or self._held_pages == target_pages):
+                self._rest(self._stop, end_s)
                 return
-            # Towards the target most of the time, the other way now and then: churn never stops.
-            if grow == (self._rng.random() < 0.85):
+            if grow == (self._rng.random() < load.towards):
                 self._allocate()
             elif self._held:
                 self._free_some()
+            else:
+                self._rest(self._stop, min(end_s, self._sync.monotonic() + NOTHING_TO_DO_S))
+
+    def _rest(self, until: Event, end_s: float) -> None:
+        self.resting = True
+        until.wait(max(0.0, end_s - self._sync.monotonic()))
+        self.resting = False
 
     def _allocate(self) -> None:
-        order = self._pick_order()
-        gfp = self._pick_gfp()
-        memory = self._memory
+        memory, load = self._memory, self.load
+        lowest, highest = load.orders.draw(self._rng)
+        order = lowest + self._rng.choose(highest - lowest + 1)
+        gfp = load.requests.draw(self._rng)
         pfn = memory.alloc_pages(gfp, order, self._node)
         if pfn is None:
             self.stats.failed_allocs += 1
             if self._held:
                 self._free_some()
             else:
-                self._sync.sleep(0.001)
+                self._sync.sleep(NOTHING_TO_DO_S)
             return
         self.stats.allocs += 1
         self._blocks += 1
@@ -215,13 +235,19 @@ class Allocator:
         at = self._rng.choose(len(held))
         held[at], held[-1] = held[-1], held[at]
         block = held.pop()
-        if len(self._inboxes) > 1 and self._rng.random() < 0.1:
-            self._held_pages -= 1 << block.order
-            self.stats.handed_over += 1
-            other = (self.number + 1 + self._rng.choose(len(self._inboxes) - 1)) % len(self._inboxes)
-            self._inboxes[other].append(block)
-            return
-        self._free(block)
+        if len(self._inboxes) < 2 or self._rng.random() >= self.load.handover or not self._hand_over(block):
+            self._free(block)
+
+    def _hand_over(self, block: Held) -> bool:
+        """Give a block to another thread; False when that one has enough to do."""
+        other = (self.number + 1 + self._rng.choose(len(self._inboxes) - 1)) % len(self._inboxes)
+        inbox = self._inboxes[other]
+        if len(inbox) >= self.load.inbox_max:
+            return False
+        self._held_pages -= 1 << block.order
+        self.stats.handed_over += 1
+        inbox.append(block)
+        return True
 
     def _free(self, block: Held) -> None:
         self._held_pages -= 1 << block.order
@@ -246,23 +272,3 @@ class Allocator:
             f"{block.pfn:#x}, belongs to {stamp_owner(block.stamp)}, but bears the stamp of "
             f"{stamp_owner(found[first])}; {len(wrong)} of {len(found)} pages are wrong"
         )
-
-    def _pick_order(self) -> int:
-        """Draw an order: mostly small ones, and one request in twelve for half a MiB and more."""
-        draw = self._rng.random()
-        if draw < 0.08:
-            low, high = 7, self._max_order
-        elif draw < 0.25:
-            low, high = 3, 6
-        else:
-            low, high = 0, 3
-        low, high = min(low, self._max_order), min(high, self._max_order)
-        return low + self._rng.choose(high - low + 1)
-
-    def _pick_gfp(self) -> int:
-        draw = self._rng.choose(100)
-        for gfp, weight in REQUESTS:
-            draw -= weight
-            if draw < 0:
-                return gfp
-        raise AssertionError("the weights add up to 100")

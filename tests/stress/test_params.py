@@ -10,7 +10,7 @@ import pytest
 from pagealloc.memory import ZoneSpec
 from stress.cli import main
 from stress.mutants import MUTANTS
-from stress.params import BadArgument, RunParams, parse_size, parse_sleep
+from stress.params import OPTIONS, BadArgument, RunParams, option_of, parse_range, parse_size
 
 # -- good words ----------------------------------------------------------------------------------------------
 
@@ -34,14 +34,14 @@ def test_a_size_without_digits_or_unit_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "range_s"), [("0.5", (0.5, 0.5)), ("0.1..2", (0.1, 2.0)), ("0", (0.0, 0.0))]
 )
-def test_a_sleep_is_seconds_or_a_range_of_them(text: str, range_s: tuple[float, float]) -> None:
-    assert parse_sleep(text) == range_s
+def test_a_range_is_seconds_or_a_range_of_them(text: str, range_s: tuple[float, float]) -> None:
+    assert parse_range(text) == range_s
 
 
 @pytest.mark.parametrize("text", ["", "fast", "1..", "..1", "1..2..3", "1-2"])
-def test_a_sleep_in_other_words_is_none(text: str) -> None:
+def test_a_range_in_other_words_is_none(text: str) -> None:
     with pytest.raises(ValueError):
-        parse_sleep(text)
+        parse_range(text)
 
 
 def test_zones_are_built_in_the_order_of_their_addresses() -> None:
@@ -59,7 +59,8 @@ def test_the_words_of_a_run_repeat_every_parameter() -> None:
     assert "seed=7" in words.split()
     assert "reporter_sleep_s=0.1..0.25" in words.split()
     assert "mutant" not in words
-    assert {word.split("=")[0] for word in words.split()} == set(RunParams().as_dict()) - {"mutant"}
+    unset = {"mutant", "scenario", "phases"}
+    assert {word.split("=")[0] for word in words.split()} == set(RunParams().as_dict()) - unset
     assert "mutant=M-1" in RunParams(mutant="M-1").words().split()
 
 
@@ -98,6 +99,39 @@ def test_every_mutant_is_a_good_word(mutant: str) -> None:
         ),
         ("reporter_sleep_s", (0.0, math.inf), "--reporter-sleep: '0.0..inf'"),
         ("reporter_sleep_s", (math.nan, math.nan), "--reporter-sleep: 'nan..nan'"),
+        ("hang_after", 0.0, "--hang-after: 0.0, expected more than 0"),
+        ("stat_interval", math.nan, "--stat-interval: nan, expected more than 0"),
+        ("stutter", 30.0, "--stutter: 30.0, expected less than --hang-after, 30"),
+        ("long_hold", 31.0, "--long-hold: 31.0, expected less than --hang-after, 30"),
+        ("long_hold_interval", 0.0, "--long-hold-interval: 0.0, expected more than 0"),
+        (
+            "switch_interval",
+            (1e-7, 0.1),
+            "--switch-interval: '1e-07..0.1', expected S or S..T within 1e-06 .. 1",
+        ),
+        ("register_interval", -1.0, "--register-interval: -1.0, expected 0 .. 1e+08 seconds"),
+        ("onoff_interval", math.inf, "--onoff-interval: inf, expected 0 .. 1e+08 seconds"),
+        ("allocators_min", 0, "--allocators-min: 0, expected 1 .. 1024"),
+        ("inbox_max", -1, "--inbox-max: -1, expected 0 .. 1048576"),
+        ("fill", 0.0, "--fill: 0.0, expected more than 0, 16 at most"),
+        ("towards", 1.1, "--towards: 1.1, expected a probability, 0 .. 1"),
+        ("handover", math.nan, "--handover: nan, expected a probability, 0 .. 1"),
+        ("rhythm", "", "--rhythm: '', expected FILL:SECONDS or FILL:SECONDS:idle"),
+        ("rhythm", "1:1,0.5", "--rhythm: '0.5', expected FILL:SECONDS"),
+        ("rhythm", "1:1:rest", "--rhythm: '1:1:rest', expected FILL:SECONDS or FILL:SECONDS:idle"),
+        ("rhythm", "1:1:", "--rhythm: '1:1:', expected FILL:SECONDS or FILL:SECONDS:idle"),
+        ("rhythm", "full:1", "--rhythm: 'full:1', expected FILL:SECONDS"),
+        ("rhythm", "1:0", "--rhythm: '1:0', expected a fill of 0 .. 16, and more than 0 seconds"),
+        ("rhythm", "nan:1", "--rhythm: 'nan:1', expected a fill of 0 .. 16"),
+        ("alloc_orders", "0-3", "--alloc-orders: '0-3', expected K=WEIGHT or K-K=WEIGHT"),
+        ("alloc_orders", "0-11=1", "--alloc-orders: '0-11=1', expected rising orders of 0 .. 10"),
+        ("alloc_orders", "3-1=1", "--alloc-orders: '3-1=1', expected rising orders"),
+        ("alloc_orders", "a=1", "--alloc-orders: 'a=1', expected K=WEIGHT"),
+        ("alloc_orders", "0=0", "--alloc-orders: '0=0', expected a weight of 1 .. 1000000"),
+        ("gfp", "KERNEL", "--gfp: 'KERNEL', expected FLAG=WEIGHT"),
+        ("gfp", "KERNAL=1", "--gfp: 'KERNAL=1', expected flags of ATOMIC, "),
+        ("gfp", "ZONE_MASK=1", "--gfp: 'ZONE_MASK=1', expected flags of ATOMIC, "),
+        ("gfp", "MOVABLE|RECLAIMABLE=1", "expected MOVABLE or RECLAIMABLE, not both"),
         ("zones", "", "--zones: '', expected [NODE:]NAME=SIZE"),
         ("zones", "Normal=3MiB,Normal=4MiB", "expected zone Normal of node 0 once"),
         ("zones", "Normal=64MiB,", "--zones: '', expected"),
@@ -163,7 +197,13 @@ BAD_COMMANDS = [
     "run --seed pi",
     "run --no-such-option",
     "run --seconds",
-    "run surplus",
+    "run no-such-scenario",
+    "run no-such-file.toml",
+    "run all surplus",
+    "run all --seconds 0",
+    "run --rhythm fast",
+    "run --gfp NONE=1",
+    "run --switch-interval 1..2..3",
     "golden",
     "golden --jobs 0 .",
     "golden --jobs x .",
@@ -236,6 +276,7 @@ def test_the_help_of_run_names_every_parameter_and_where_the_mutants_are(
 ) -> None:
     answer(["run", "--help"])
     out = capsys.readouterr().out
-    for name in RunParams().as_dict():
-        assert f"--{name.removesuffix('_s').replace('_', '-')}" in out
+    assert set(OPTIONS) == set(RunParams().as_dict()) - {"scenario", "phases"}
+    for name in OPTIONS:
+        assert option_of(name) in out
     assert "explore --list" in out

@@ -22,7 +22,8 @@ from stress import run_directory
 from stress.cli import main
 from stress.mutants import MUTANTS, planted
 from stress.params import RunParams
-from stress.run import Status, StressRun, Summary
+from stress.run import StressRun, Summary
+from stress.status import Status
 from workers.allocators import Allocator
 from workers.page_reporting import Batch, PageReporting, Reporter
 from workers.reporters import load_reporter
@@ -273,11 +274,11 @@ def test_an_allocator_that_dies_makes_the_run_fail(stress: Run, monkeypatch: pyt
 def test_what_breaks_only_when_the_leftovers_are_freed_is_a_finding_too(
     stress: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The main thread empties the inboxes after the allocators have left; a DoubleFree there is no crash."""
+    """The conductor empties the inboxes after the allocators have left; a DoubleFree there is no crash."""
     empty_inbox = Allocator.empty_inbox
 
     def breaks(allocator: Allocator) -> None:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread().name == "conductor":
             raise DoubleFree(1, 0, "free on a free list", "planted")
         empty_inbox(allocator)
 

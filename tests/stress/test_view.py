@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from stress.run import Status, Summary, ZoneStatus
+from stress.run import Summary
+from stress.status import Status, ZoneStatus
 from stress.view import PARTS, LineView, LiveView, _bar, mib, picture, print_summary
 
 ZONE = ZoneStatus(
@@ -120,6 +121,11 @@ def test_a_stuck_batch_and_violations_stand_out() -> None:
     text = drawn(replace(STATUS, stuck="batch 3 has been with the reporter for 9.0 s", violations=4))
     assert "stuck: batch 3 has been with the reporter for 9.0 s" in text
     assert "!!! 4 violations" in text
+    assert "???" not in text
+
+
+def test_unfairness_stands_out() -> None:
+    assert "??? unfair: allocator 1 made 5" in drawn(replace(STATUS, unfair="allocator 1 made 5"))
 
 
 def test_a_run_without_ram_and_without_pages_is_drawn_too() -> None:
@@ -146,7 +152,7 @@ def test_the_live_view_draws_on_a_terminal_and_clears_up_behind_itself() -> None
 
 def test_the_line_view_prints_one_plain_line_a_second() -> None:
     console, out = plain(40)
-    view = LineView(console)
+    view = LineView(console, 1.0)
     for tenths in range(31):
         view.show(replace(STATUS, seconds=tenths / 10))
     view.close()
@@ -167,8 +173,10 @@ def test_the_line_view_prints_one_plain_line_a_second() -> None:
 
 def test_a_line_shows_what_is_wrong() -> None:
     console, out = plain()
-    LineView(console).show(replace(STATUS, stuck="batch 3", violations=2))
-    assert out.getvalue().rstrip().endswith("stuck: batch 3  !!! 2 violations")
+    status = replace(STATUS, stuck="batch 3", unfair="allocator 1 made 5 operations", violations=2)
+    LineView(console, 1.0).show(status)
+    line = out.getvalue().rstrip()
+    assert line.endswith("stuck: batch 3  ??? unfair: allocator 1 made 5 operations  !!! 2 violations")
 
 
 # -- the end -------------------------------------------------------------------------------------------------
@@ -184,6 +192,27 @@ def test_the_last_line_is_the_verdict_with_every_parameter() -> None:
     lines = end(Summary(verdict="SUCCESS", seconds=8.04, allocs=1000, frees=1000))
     assert lines[-1] == "SUCCESS 8.0 s, 0 violations: seed=1 zones=Normal=96MiB"
     assert any("1,000 (249 operations per second)" in line for line in lines)
+
+
+def test_what_must_be_flat_is_told_in_three_tenths_and_both_ends() -> None:
+    def part(own_mib: int, threads: int) -> dict[str, int]:
+        return {"own_bytes": own_mib << 20, "threads": threads, "file_descriptors": 7}
+
+    footprint: dict[str, object] = {
+        "before": part(30, 2),
+        "first_tenth": part(40, 11),
+        "middle_tenth": part(41, 12),
+        "last_tenth": part(42, 13),
+        "after": part(43, 3),
+        "peak_rss_bytes": 500 << 20,
+    }
+    text = "\n".join(end(Summary(footprint=footprint, operations=[7, 1900], unfair_intervals=3)))
+    words = " ".join(text.split())
+    assert "own memory 40 MiB .. 41 MiB .. 42 MiB in the first, middle and last tenth" in words
+    assert "with all pages 500 MiB at peak" in words
+    assert "threads 11 .. 12 .. 13, 2 before and 3 after" in words
+    assert "file descriptors 7 .. 7 .. 7, 7 before and 7 after" in words
+    assert "operations 7 .. 1,900 a thread, 3 unfair intervals" in words
 
 
 def test_an_interrupted_run_says_so_in_its_verdict() -> None:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from pagealloc.gfp import GFP_ATOMIC, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_RECLAIMABLE, GFP_ZERO
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
 from pagealloc.validate import validate
-from workers.allocators import REQUESTS, SEQUENCE_BITS, Allocator, Held, Rhythm, stamp_owner
+from workers.allocators import SEQUENCE_BITS, Allocator, Held, Load, Mix, Rhythm, stamp_owner
 
-STEADY = (Rhythm("steady", 0.5, 0.05),)
+STEADY = (Rhythm(0.5, 0.05),)
+ORDERS = Mix(((0, 3), 75), ((3, 6), 17), ((7, 10), 8))
+REQUESTS = Mix(
+    (GFP_HIGHUSER_MOVABLE, 60),
+    (GFP_KERNEL, 20),
+    (GFP_KERNEL | GFP_RECLAIMABLE, 10),
+    (GFP_ATOMIC, 5),
+    (GFP_KERNEL | GFP_ZERO, 5),
+)
 
 
 class Witness:
@@ -48,7 +58,18 @@ class Crew:
         self.memory = memory
         self.witness = Witness()
         self.stop = sync.event("stop")
+        self.go = sync.event("go")
+        self.go.set()
         self.inboxes: list[deque[Held]] = [deque() for _ in range(count)]
+        load = Load(
+            quota_pages=memory.nr_pages() // (2 * count),
+            rhythms=rhythms,
+            orders=ORDERS,
+            requests=REQUESTS,
+            towards=0.85,
+            handover=0.1,
+            inbox_max=1000,
+        )
         self.allocators = [
             Allocator(
                 number,
@@ -56,11 +77,11 @@ class Crew:
                 sync,
                 sync.rng(number),
                 sync.rng(99),
-                quota_pages=memory.nr_pages() // (2 * count),
+                load,
                 audit=self.witness,
                 inboxes=self.inboxes,
                 stop=self.stop,
-                rhythms=rhythms,
+                go=self.go,
             )
             for number in range(count)
         ]
@@ -136,7 +157,7 @@ def test_a_memory_without_ram_is_exercised_all_the_same(sync: Sync, join_all: Ca
 def test_a_full_memory_is_counted_and_survived(
     crew: Callable[..., Crew], sync: Sync, join_all: Callable[..., None], until: Callable[..., None]
 ) -> None:
-    team = crew(1, (Rhythm("greedy", 5.0, 10.0),))
+    team = crew(1, (Rhythm(5.0, 10.0),))
     greedy = team.allocators[0]
     thread = sync.spawn("greedy", greedy.run)
     until(lambda: greedy.stats.failed_allocs > 10, "memory has run out")
@@ -150,10 +171,10 @@ def test_a_full_memory_is_counted_and_survived(
 def test_an_idle_rhythm_ends_at_once_when_told_to_stop(
     crew: Callable[..., Crew], sync: Sync, join_all: Callable[..., None], until: Callable[..., None]
 ) -> None:
-    team = crew(1, (Rhythm("asleep", 0.0, 3600.0, idle=True),))
+    team = crew(1, (Rhythm(0.0, 3600.0, idle=True),))
     allocator = team.allocators[0]
     thread = sync.spawn("idle", allocator.run)
-    until(lambda: allocator.rhythm == "asleep", "the thread idles")
+    until(lambda: allocator.resting, "the thread idles")
     team.stop.set()
     join_all(thread)
     assert allocator.stats.allocs == 0
@@ -173,15 +194,64 @@ def test_the_same_seed_makes_the_same_choices(sync: Sync) -> None:
     assert choices(3) != choices(4)
 
 
-def test_the_orders_drawn_reach_from_single_pages_to_the_largest_blocks(crew: Callable[..., Crew]) -> None:
-    allocator = crew().allocators[0]
-    assert {allocator._pick_order() for _ in range(3000)} == set(range(11))
+def test_a_mix_draws_everything_in_it_about_as_often_as_its_weight_says(sync: Sync) -> None:
+    rng = sync.rng(1)
+    drawn = [Mix(("often", 3), ("seldom", 1)).draw(rng) for _ in range(4000)]
+    assert set(drawn) == {"often", "seldom"}
+    assert 2800 < drawn.count("often") < 3200
 
 
-def test_the_weights_of_the_requests_add_up_to_a_hundred(crew: Callable[..., Crew]) -> None:
-    assert sum(weight for _, weight in REQUESTS) == 100
-    allocator = crew().allocators[0]
-    assert {allocator._pick_gfp() for _ in range(3000)} == {gfp for gfp, _ in REQUESTS}
+def test_the_orders_allocated_are_those_of_the_load(crew: Callable[..., Crew]) -> None:
+    team = crew()
+    allocator = team.allocators[0]
+    allocator.load = replace(allocator.load, orders=Mix(((1, 2), 1), ((5, 5), 1)))
+    for _ in range(200):
+        allocator._allocate()
+    assert {order for _, _, order, _ in team.witness.events} == {1, 2, 5}
+    allocator.free_everything()
+
+
+def test_another_load_is_followed_while_the_thread_runs(
+    crew: Callable[..., Crew], sync: Sync, join_all: Callable[..., None], until: Callable[..., None]
+) -> None:
+    team = crew(1, (Rhythm(0.5, 3600.0),))
+    allocator = team.allocators[0]
+    thread = sync.spawn("follower", allocator.run)
+    until(lambda: allocator._held_pages > 1000, "the thread holds something")
+    allocator.load = replace(allocator.load, rhythms=[Rhythm(0.0, 3600.0, idle=True)])
+    until(lambda: allocator.resting, "the thread has freed everything and idles")
+    assert allocator._held_pages == 0
+    team.stop.set()
+    join_all(thread)
+
+
+def test_a_thread_that_may_not_go_on_rests_until_it_may(
+    crew: Callable[..., Crew], sync: Sync, join_all: Callable[..., None], until: Callable[..., None]
+) -> None:
+    team = crew(1, (Rhythm(0.5, 3600.0),))
+    allocator = team.allocators[0]
+    team.go.clear()
+    thread = sync.spawn("stutterer", allocator.run)
+    until(lambda: allocator.resting, "the thread rests")
+    assert allocator.stats.allocs == 0
+    team.go.set()
+    assert team.witness.enough.wait(20.0)
+    team.stop.set()
+    join_all(thread)
+
+
+def test_a_thread_may_come_back_when_it_has_gone(
+    crew: Callable[..., Crew], sync: Sync, join_all: Callable[..., None]
+) -> None:
+    team = crew(1)
+    run_until_enough(team, sync, join_all)
+    before = team.allocators[0].stats.allocs
+    team.stop.clear()
+    team.witness.enough.clear()
+    run_until_enough(team, sync, join_all)
+    assert team.allocators[0].stats.allocs > before
+    assert team.witness.violations == []
+    assert_all_free(team.memory)
 
 
 def test_threads_that_look_at_their_pages_at_once_do_not_disturb_each_other(
@@ -305,6 +375,18 @@ def test_a_block_handed_over_is_freed_by_the_thread_that_got_it(
     assert team.witness.violations == []
     team.memory.drain_all_pages()
     assert_all_free(team.memory)
+
+
+def test_a_full_inbox_gets_no_more(crew: Callable[..., Crew]) -> None:
+    team = crew(2)
+    giver = team.allocators[0]
+    giver.load = replace(giver.load, handover=1.0, inbox_max=3)
+    for _ in range(20):
+        giver._allocate()
+    while giver._held:
+        giver._free_some()
+    assert (len(team.inboxes[1]), giver.stats.handed_over, giver.stats.frees) == (3, 3, 17)
+    team.allocators[1].empty_inbox()
 
 
 def test_threads_do_hand_blocks_to_each_other(
