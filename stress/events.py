@@ -106,7 +106,8 @@ class ZoneSnapshot(ZoneRecord, tag="zone_snapshot", gc=False):
     """Everything that a zone holds at this moment.
 
     `lists` are [order, migratetype, pfns from head to tail], empty ones left out; `reported` the pfns of the
-    Reported blocks; `in_use` [pfn, order, kind] of all other blocks, kind "allocated", "page set" or "in flight";
+    frames that bear Reported, heads of free blocks or not; `in_use` [pfn, order, kind] of all other blocks, kind
+    "allocated", "page set" or "in flight";
     `block_types` one digit for each pageblock, from the one in which the zone starts.
     """
 
@@ -361,6 +362,20 @@ class ReportEnd(Record, tag="page_reporting_report_end", gc=False):
     error: str | None
 
 
+class HostBegin(Record, tag="host_begin", gc=False):
+    """The host itself has a batch of [pfn, order], whatever the worker believes."""
+
+    zone: int
+    blocks: list[tuple[int, int]]
+
+
+class HostEnd(Record, tag="host_end", gc=False):
+    """The host is done with a batch."""
+
+    zone: int
+    blocks: list[tuple[int, int]]
+
+
 class Putback(ZoneRecord, tag="page_reporting_putback", gc=False):
     """A block came back from the reporter to the free lists; the fields are those of a free."""
 
@@ -380,12 +395,6 @@ class Reported(ZoneRecord, tag="page_reporting_reported", gc=False):
 
 
 # -- the harness ---------------------------------------------------------------------------------------------------
-
-
-class Phase(Record, tag="phase", gc=False):
-    """The run goes on to another phase."""
-
-    name: str
 
 
 class PhaseBegin(Record, tag="phase_begin", gc=False):

@@ -13,6 +13,7 @@ from sortedcontainers import SortedDict
 
 from pagealloc.memory import Memory
 from pagealloc.sync import Lock, Sync
+from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
 from workers.allocators import stamp_owner
 from workers.page_reporting import Batch, Reporter
@@ -135,15 +136,19 @@ class Ledger:
 
 
 class CheckedReporter:
-    """Another reporter, with the batch held against the ledger before and after it."""
+    """Another reporter, with the batch held against the ledger before and after it, and its work in the log."""
 
-    def __init__(self, inner: Reporter, ledger: Ledger) -> None:
+    def __init__(self, inner: Reporter, ledger: Ledger, trace: Trace) -> None:
         self._inner = inner
         self._ledger = ledger
+        self._trace = trace
 
     def report(self, zone: Zone, batch: Batch) -> None:
+        blocks = [(block.pfn, block.order) for block in batch]
+        self._trace("host_begin", zone.number, blocks)
         self._ledger.check_batch(zone, batch, "before")
         try:
             self._inner.report(zone, batch)
         finally:
             self._ledger.check_batch(zone, batch, "after")
+            self._trace("host_end", zone.number, blocks)

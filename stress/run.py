@@ -115,7 +115,7 @@ class StressRun:
         self._ledger = Ledger(self._memory, sync, self._violations)
         self._manners = Manners(reporter, params, sync, self._violations)
         self._device = PageReportingDevice(
-            CheckedReporter(self._manners, self._ledger),
+            CheckedReporter(self._manners, self._ledger, self._trace),
             order=params.order,
             capacity=params.capacity,
             name=params.reporter,

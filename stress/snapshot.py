@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from pagealloc.mmzone import MIGRATE_TYPES
-from pagealloc.page_flags import ALLOCATED, IN_FLIGHT, KIND_MASK, LRU, ON_PAGE_SET, ORDER_MASK
+from pagealloc.mmzone import MIGRATE_TYPES, ORDERS_MAX
+from pagealloc.page_flags import (
+    ALLOCATED,
+    BUDDY,
+    IN_FLIGHT,
+    KIND_MASK,
+    LRU,
+    ON_PAGE_SET,
+    ORDER_MASK,
+    REPORTED,
+    TAIL,
+)
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
 
+# Frames of free blocks that bear the bit, on their heads or, which is wrong, behind them. Elsewhere it means Uptodate.
+BEARS_REPORTED = re.compile(
+    b"[%s]" % re.escape(bytes([REPORTED | TAIL, *(REPORTED | BUDDY | order for order in range(ORDERS_MAX))]))
+)
 KINDS = {ALLOCATED: "allocated", LRU: "allocated", ON_PAGE_SET: "page set", IN_FLIGHT: "in flight"}
 
 
@@ -37,7 +52,7 @@ def snapshot_zone(zone: Zone, trace: Trace) -> None:
         for migratetype in range(MIGRATE_TYPES)
         if (pfns := list(zone.list_pfns(order, migratetype)))
     ]
-    reported = [pfn for _, _, pfns in lists for pfn in pfns if zone.page_reported(pfn - zone.base_pfn)]
+    reported = [zone.base_pfn + match.start() for match in BEARS_REPORTED.finditer(zone.state)]
     trace(
         "zone_snapshot",
         zone.nr_free_pages,

@@ -85,6 +85,8 @@ class Judge:
             "page_reporting_rotate": self.rotate,
             "page_reporting_report_begin": self.report_begin,
             "page_reporting_report_end": self.report_end,
+            "host_begin": self.host_begin,
+            "host_end": self.host_end,
             "page_reporting_putback": self.putback,
             "page_reporting_reported": self.reported,
             "violation": self.violation,
@@ -350,6 +352,14 @@ class Judge:
         self._last_failed = error is not None
         self.errors += self._last_failed
 
+    def host_begin(self, thread: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
+        if self.device is None and self._had_device:
+            self.fail("S22", "the host is given a batch, and its device has left")
+        self.zones[zone].with_host.update((pfn, order) for pfn, order in blocks)
+
+    def host_end(self, thread: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
+        self.zones[zone].with_host.difference_update((pfn, order) for pfn, order in blocks)
+
     def putback(
         self,
         thread: int,
@@ -363,8 +373,8 @@ class Judge:
         to_tail: bool,
     ) -> None:
         shadow = self._locked(thread, zone)
-        if self.batch is not None and [pfn, order] in [list(block) for block in self.batch]:
-            self.fail("S10", f"pfn {pfn} order {order} is put back while the reporter has it")
+        if (pfn, order) in shadow.with_host:
+            self.fail("S12", f"pfn {pfn} order {order} is put back while the host has it")
         shadow.putback(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
 
     def reported(self, thread: int, zone: int, seq: int, pfn: int, order: int) -> None:

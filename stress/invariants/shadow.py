@@ -51,6 +51,7 @@ class ShadowZone:
         self.taken: dict[int, int] = {}
         self.owned: dict[int, int] = {}  # thread by pfn
         self.in_flight: dict[int, int] = {}
+        self.with_host: set[tuple[int, int]] = set()  # (pfn, order) that the host has right now
         self.told: set[tuple[int, int]] = (
             set()
         )  # (pfn, order) told to a device, and free and whole ever since

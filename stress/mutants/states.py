@@ -47,10 +47,8 @@ STATES = {
                 PageReporting,
                 "process",
                 """
-                - found = registration.state.cmpxchg(PAGE_REPORTING_ACTIVE, PAGE_REPORTING_IDLE)
                 - if found == PAGE_REPORTING_REQUESTED:
                 -     self._workqueue.queue_delayed_work(registration.work, self.delay_s)
-                + registration.state.cmpxchg(PAGE_REPORTING_ACTIVE, PAGE_REPORTING_IDLE)
                 """,
             ),
         ),

@@ -53,7 +53,9 @@ class Host:
     def report(self, zone: Zone, batch: Batch) -> None:
         oracle, sync = self.kit.oracle, self.kit.sync
         oracle.check_call()
-        self.batches.append([(block.pfn, block.order) for block in batch])
+        blocks = [(block.pfn, block.order) for block in batch]
+        self.batches.append(blocks)
+        oracle.thread_trace("host_begin", zone.number, blocks)
         number = len(self.batches)
         if self.during is not None:
             self.during(zone, batch)
@@ -63,6 +65,7 @@ class Host:
             self.kit.tick()
         if self.inner is not None:
             self.inner.report(zone, batch)
+        oracle.thread_trace("host_end", zone.number, blocks)
         oracle.expect(
             not oracle.retired, "S22", lambda: "the reporter still runs after unregister has returned"
         )

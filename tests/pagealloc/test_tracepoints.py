@@ -63,20 +63,20 @@ def test_every_thread_has_a_buffer_with_its_name_that_outlives_it(
 ) -> None:
     tracer = Tracer(sync)
     trace = tracer.thread_trace()
-    join_all(*(sync.spawn(f"teller-{n}", lambda: trace("phase", "x")) for n in range(3)))
+    join_all(*(sync.spawn(f"teller-{n}", lambda: trace("violation", "x")) for n in range(3)))
     told = {buffer.name: names(buffer.take()) for buffer in tracer.buffers()}
     told.pop("MainThread", None)  # which has one too, and told nothing
-    assert told == {f"teller-{n}": ["phase"] for n in range(3)}
+    assert told == {f"teller-{n}": ["violation"] for n in range(3)}
 
 
 def test_a_full_buffer_loses_records_and_counts_them(sync: Sync) -> None:
     tracer = Tracer(sync, records_max=5)
     trace = tracer.thread_trace()
     for _ in range(8):
-        trace("phase", "x")
+        trace("violation", "x")
     buffer = tracer.buffers()[-1]
     assert (len(buffer.take()), buffer.lost) == (5, 3)
-    trace("phase", "x")
+    trace("violation", "x")
     assert (len(buffer.take()), buffer.lost) == (1, 3)
 
 
@@ -88,7 +88,7 @@ def test_a_patient_thread_waits_for_the_collector_and_loses_nothing(
 
     def tell() -> None:
         for _ in range(8):
-            trace("phase", "x")
+            trace("violation", "x")
 
     thread = sync.spawn("teller", tell)
     until(lambda: any(len(buffer.records) == 5 for buffer in tracer.buffers()), "the buffer is full")

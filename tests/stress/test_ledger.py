@@ -178,7 +178,7 @@ class Meddler:
 def test_a_batch_is_held_against_the_ledger_after_the_call_too(
     ledger: Ledger, memory: Memory, violations: Violations, error: Exception | None
 ) -> None:
-    reporter = CheckedReporter(Meddler(ledger, error), ledger)
+    reporter = CheckedReporter(Meddler(ledger, error), ledger, lambda event, *fields: None)
     if error is None:
         reporter.report(memory.zones[0], [block(FIRST, 3)])
     else:

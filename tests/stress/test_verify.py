@@ -224,7 +224,7 @@ def test_a_file_that_is_large_enough_is_packed_and_the_next_one_begins(tmp_path:
     files = LogFiles(tmp_path, rotate_bytes=1000)
     writer = LogWriter(files, 0)
     for at in range(3):
-        writer.round([(0, "teller", 0, [("phase", at * 10 + n, "a name") for n in range(10)])])
+        writer.round([(0, "teller", 0, [("violation", at * 10 + n, "a name") for n in range(10)])])
     writer.finish()
     files.close()
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -238,19 +238,19 @@ def test_records_of_two_threads_are_written_in_the_order_of_time(tmp_path: Path)
     files = LogFiles(tmp_path)
     writer = LogWriter(files, 0)
     # The second thread's record was there before the first one's, and was collected after it.
-    writer.round([(0, "a", 0, [("phase", 20, "late")]), (1, "b", 0, [])])
-    writer.round([(0, "a", 0, []), (1, "b", 0, [("phase", 10, "early")])])
+    writer.round([(0, "a", 0, [("violation", 20, "late")]), (1, "b", 0, [])])
+    writer.round([(0, "a", 0, []), (1, "b", 0, [("violation", 10, "early")])])
     writer.finish()
     files.close()
     lines = [json.loads(line) for line in (tmp_path / "events-0001.ndjson").read_text().splitlines()]
-    assert [line["name"] for line in lines if line["event"] == "phase"] == ["early", "late"]
+    assert [line["text"] for line in lines if line["event"] == "violation"] == ["early", "late"]
 
 
 def test_a_disk_that_is_full_is_counted(tmp_path: Path) -> None:
     (tmp_path / "events-0001.ndjson").symlink_to("/dev/full")
     files = LogFiles(tmp_path)
     writer = LogWriter(files, 0)
-    writer.round([(0, "teller", 0, [("phase", 1, "x")])])
+    writer.round([(0, "teller", 0, [("violation", 1, "x")])])
     writer.finish()
     files.close()
     assert (files.written, files.lost, files.error) == (0, 3, "No space left on device")
