@@ -74,6 +74,7 @@ class RunParams:
     capacity: int = _machine(32, "blocks in a batch", "N")
     preset: str = _machine("v6.1", f"kernel to follow: {', '.join(PRESETS)}", "P")
     seed: int = _machine(1, "of every random choice", "N")
+    log: str = _machine("all", "tracepoints in the run directory: all or off", "WHICH")
     mutant: str | None = _machine(None, "plant a fault first, one that explore --list names", "M")
     stat_interval: float = _machine(1.0, "seconds between two status lines")
     fair_interval: float = _machine(5.0, "seconds over which all threads must get their turn")
@@ -136,6 +137,7 @@ class RunParams:
         _expect("--capacity", self.capacity, 1 <= self.capacity <= CAPACITY_MAX, f"1 .. {CAPACITY_MAX}")
         _expect("--preset", self.preset, self.preset in PRESETS, f"one of {', '.join(PRESETS)}")
         _expect("--ram", self.ram, self.ram in ("anonymous", "memfd"), "anonymous or memfd")
+        _expect("--log", self.log, self.log in ("all", "off"), "all or off")
         if self.mutant is not None:
             _expect(
                 "--mutant", self.mutant, self.mutant in MUTANTS, "one that explore --list shows, M-1 .. M-64"

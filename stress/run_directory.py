@@ -59,15 +59,17 @@ class RunDirectory:
                 raise RunDirectoryError(f"--run-dir: {path} is not empty, expected a new or an empty folder")
             self._write("params.json", params)
             self._write("versions.json", versions())
-            self.recorder = Recorder(path, sync, params, versions())
+            self.recorder = Recorder(path, sync, params, versions()) if params["log"] == "all" else None
         except OSError as error:
             raise RunDirectoryError(f"--run-dir: {path}: {error.strerror}") from error
 
     def finish(self, summary: Summary) -> None:
         """End the log, note in the summary what it lacks, and write it. Raises RunDirectoryError."""
-        log = self.recorder.finish()
-        if log.lost or log.error is not None:
-            summary.notes.append(f"the log lacks {log.lost} records: {log.error or 'its buffers were full'}")
+        if self.recorder is not None:
+            log = self.recorder.finish()
+            if log.lost or log.error is not None:
+                why = log.error or "its buffers were full"
+                summary.notes.append(f"the log lacks {log.lost} records: {why}")
         try:
             self._write(SUMMARY_FILE, asdict(summary))
         except OSError as error:

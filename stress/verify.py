@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 
 from msgspec.structs import astuple
 
@@ -21,6 +22,7 @@ from stress.log_reader import LogDamage, LogReader, check_is_log
 PROOFS_MAX = 3  # kept in words of each invariant; one fault breaks much that follows
 HEADER_FIELDS = 3
 PROGRESS_RECORDS = 50_000
+RECORD_WIDTH_MAX = 200  # of a record that is quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def verify(run: Path, progress: Callable[[int], None] = lambda records: None) ->
                     reader.where,
                     record.t / 1e9,
                     reader.threads.get(record.thread, str(record.thread)),
-                    repr(record),
+                    shorten(repr(record), RECORD_WIDTH_MAX, placeholder=" …)"),
                 )
             )
 
