@@ -125,7 +125,8 @@ BREAKS: list[tuple[str, str, Chapter]] = [
     ("allocates a block in flight", "S10", lambda s: s.register().begin().isolate().release(W).alloc(0, 3, 5)),
     ("has a block in a batch twice", "S10",
      lambda s: s.register().begin().isolate().release(W).report((0, 5), (0, 5))),
-    ("reports another batch than it isolated", "S11", lambda s: s.register().begin().isolate().release(W).report((32, 5))),
+    ("reports another batch than it isolated", "S11",
+     lambda s: s.register().begin().isolate().release(W).report((32, 5))),
     ("reports more than the capacity", "S11",
      lambda s: s.register(1).begin().isolate().isolate(32, 5, 0).release(W).report((0, 5), (32, 5))),
     ("puts a block back while the host has it", "S12",
@@ -148,7 +149,8 @@ BREAKS: list[tuple[str, str, Chapter]] = [
      lambda s: s.register().begin().isolate().zone("set_pageblock_migratetype", W, 0, 2).release(W)
      .report((0, 5)).putback()),
     ("calls a reporter whose device has left", "S22",
-     lambda s: s.register().tell("page_reporting_unregister", 0, "dev").tell("page_reporting_report_begin", W, 1, 0, [])),
+     lambda s: s.register().tell("page_reporting_unregister", 0, "dev").tell(
+         "page_reporting_report_begin", W, 1, 0, [])),
     ("lets two devices in", "S22", lambda s: s.register().register()),
     ("begins a pass inside another", "S23", lambda s: s.register().begin().tell("page_reporting_pass_begin", W, 2)),
     ("asks nobody after a large free", "S24",
