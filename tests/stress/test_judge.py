@@ -141,7 +141,8 @@ BREAKS: list[tuple[str, str, Chapter]] = [
     ("visits a zone below the mark", "S16", lambda s: s.register().tell("page_reporting_zone", W, 0, 9, 3, True)),
     ("makes more calls than the budget", "S17",
      lambda s: [s.register().begin()] + [
-         s.isolate().release(W).report((0, 5)).putback() for _ in range(4)] + [s.release(W).tell("page_reporting_zone", W, 0, 64, 99, True)]),
+         s.isolate().release(W).report((0, 5)).putback() for _ in range(4)] + [
+         s.release(W).tell("page_reporting_zone", W, 0, 64, 99, True)]),
     ("reports a block again", "S18", lambda s: s.flown().flag().isolate()),
     ("loses the order of a list", "S19",
      lambda s: s.zone("zone_snapshot", A, *SNAPSHOT[:5], [(5, 1, [32, 0])], [], [], "1" * 8)),
