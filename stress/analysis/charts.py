@@ -273,14 +273,14 @@ def fairness(runs: Runs) -> Chart | None:
         return None
     figure = _panels(runs, "calls per second", "", max(200, 100 + 26 * max(len(run.threads) for run in runs)))
     for column, run in enumerate(runs, 1):
-        rates = [row["calls_per_s"] or 0.0 for row in run.threads]
+        rates = [row["calls_per_s"] for row in run.threads]
         figure.add_trace(
             go.Bar(
                 x=rates,
                 y=[row["name"] for row in run.threads],
                 orientation="h",
                 marker={"color": BLUE},
-                text=[f"waits {row['wait_share'] or 0:.1%}" for row in run.threads],
+                text=[f"waits {row['wait_share']:.1%}" for row in run.threads],
                 textposition="inside",
                 insidetextanchor="start",
                 showlegend=False,

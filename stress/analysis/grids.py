@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stress.analysis.summary import Summary, size
+from stress.analysis.summary import Summary, shown_params, size
 from stress.analysis.tables import Rows
 
 WHOLE = 1000  # from here on, decimals say nothing
@@ -85,7 +85,7 @@ def _threads(summary: Summary) -> Grid:
         "Fairness between threads",
         ("thread", "calls", "calls/s", "of the mean", "no memory", "contentions", "waiting", "holding"),
     )
-    rates = [row["calls_per_s"] or 0.0 for row in summary.threads]
+    rates = [row["calls_per_s"] for row in summary.threads]
     mean = sum(rates) / len(rates) if rates else 0.0
     for row, rate in zip(summary.threads, rates, strict=True):
         grid.rows.append(
@@ -97,7 +97,7 @@ def _threads(summary: Summary) -> Grid:
                 f"{row['failed_allocs']:,}",
                 f"{row['contentions']:,}",
                 share(row["wait_share"]),
-                share(row["hold_s"] / row["lasted_s"] if row["lasted_s"] else None),
+                share(row["hold_s"] / row["lasted_s"]),
             )
         )
     if summary.fairness is not None:
@@ -252,13 +252,14 @@ def _change(before: float | None, after: float | None) -> str:
 
 def different_params(first: Summary, second: Summary) -> Grid:
     """Return the parameters in which two runs differ."""
-    names = [*first.params, *(name for name in second.params if name not in first.params)]
+    before, after = shown_params(first.params), shown_params(second.params)
+    names = [*before, *(name for name in after if name not in before)]
     return Grid(
         "Parameters that differ",
         ("parameter", "A", "B"),
         [
-            (name, str(first.params.get(name)), str(second.params.get(name)))
+            (name, before.get(name, ""), after.get(name, ""))
             for name in names
-            if first.params.get(name) != second.params.get(name)
+            if before.get(name) != after.get(name)
         ],
     )

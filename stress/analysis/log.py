@@ -102,7 +102,7 @@ def _where(message: str) -> str:
     """Say which line of which file DuckDB could not read."""
     found = re.search(r'in file "([^"]*)".*? in (?:line|record/value) (\d+)', message)
     if found is None:
-        return f"the log is damaged: {message}"
+        return f"the log cannot be read: {message.partition(chr(10))[0]}"
     return (
         f"{found[1]}:{found[2]}: expected a whole JSON record, the line is damaged or cut off "
         "(without it the rest can be read)"

@@ -12,7 +12,7 @@ from stress.events import (
     LockRelease,
     PassBegin,
     PassEnd,
-    Phase,
+    PhaseBegin,
     Record,
     ReportBegin,
     ReportEnd,
@@ -79,7 +79,7 @@ class _Writer:
             self._end_pass(at_us, record.state)
         elif isinstance(record, Request):
             trace.instant(record.thread, f"request (was {record.state})", at_us)
-        elif isinstance(record, Phase):
+        elif isinstance(record, PhaseBegin):
             trace.instant(record.thread, f"phase {record.name}", at_us, "g")
         elif isinstance(record, Violated):
             trace.instant(record.thread, f"violation: {record.text}", at_us, "g")

@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from stress.analysis.charts import Chart, charts
 from stress.analysis.grids import Grid, differences, different_params, grids
-from stress.analysis.summary import Summary
+from stress.analysis.summary import Summary, shown_params
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfbfa; --card: #fff; --ink: #1d2330; --soft: #5c6675; --rule: #e2e5ea;
@@ -84,7 +84,7 @@ def _head(summary: Summary, letter: str) -> str:
 def _facts(summary: Summary) -> str:
     """Say with which parameters, and where."""
     versions = {name: summary.versions.get(name) for name in ("pagealloc", "python", "platform", "cpus")}
-    facts = {**summary.params, **versions, "records": f"{summary.records:,}"}
+    facts = {**shown_params(summary.params), **versions, "records": f"{summary.records:,}"}
     pairs = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items()
     )

@@ -72,14 +72,14 @@ def summarize(log: RunLog) -> Summary:
         seconds=seconds,
         params=loads(begin["params"]),
         versions=loads(begin["versions"]),
-        phases=log.records("SELECT seconds, name FROM phase ORDER BY t"),
+        phases=log.records("SELECT seconds, name FROM phase_begin ORDER BY t"),
         violations=violations,
         violation_count=violation_count,
         settled=rests[0][0] if rests else None,
         locks_by_zone=tables.lock_stat(log, "zone_name"),
         locks_by_site=tables.lock_stat(log, "site"),
         threads=threads,
-        fairness=tables.jain_index([row["calls_per_s"] or 0.0 for row in threads]),
+        fairness=tables.jain_index([row["calls_per_s"] for row in threads]),
         bin_s=bin_s,
         throughput=tables.throughput(log, bin_s),
         memory=tables.memory(log),
@@ -164,6 +164,17 @@ def bought_and_cost(summary: Summary) -> str:
         f"(in use again within a second), {isolated['mean_share'] or 0:.2%} of all pages were away on average and "
         f"{isolated['max_share'] or 0:.1%} at most."
     )
+
+
+def shown_params(params: dict[str, Any]) -> dict[str, str]:
+    """Print parameters; of a list of tables, such as the phases, the names."""
+    return {name: _words(value) for name, value in params.items()}
+
+
+def _words(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(item.get("name", "")) if isinstance(item, dict) else str(item) for item in value)
+    return str(value)
 
 
 def size(mib: float) -> str:

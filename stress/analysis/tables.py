@@ -38,12 +38,19 @@ def _percentiles(column: str, name: str) -> str:
 
 
 def threads(log: RunLog) -> Rows:
-    """What each allocator got, in calls for each second of its own; the harness's own thread is none."""
+    """What each allocator got, in calls for each second of its own; the harness's own thread is none.
+
+    A thread that left and came back under its name is one.
+    """
     return log.records("""
-        SELECT name, allocs + frees AS calls, failed_allocs, (allocs + frees) / nullif(end_s - begin_s, 0) AS calls_per_s,
-            end_s - begin_s AS lasted_s, contentions, wait_s, hold_s,
-            wait_s / nullif(end_s - begin_s, 0) AS wait_share
-        FROM threads WHERE allocs > 0 AND thread NOT IN (SELECT thread FROM log_begin) ORDER BY thread""")
+        SELECT name, calls, failed_allocs, calls / lasted_s AS calls_per_s, lasted_s, contentions, wait_s, hold_s,
+            wait_s / lasted_s AS wait_share
+        FROM (
+            SELECT name, sum(allocs + frees)::BIGINT AS calls, sum(failed_allocs)::BIGINT AS failed_allocs,
+                nullif(sum(end_s - begin_s), 0) AS lasted_s, sum(contentions)::BIGINT AS contentions,
+                sum(wait_s) AS wait_s, sum(hold_s) AS hold_s, min(thread) AS first_thread
+            FROM threads WHERE thread NOT IN (SELECT thread FROM log_begin) GROUP BY name)
+        WHERE calls > 0 AND lasted_s > 0 ORDER BY first_thread""")
 
 
 def jain_index(rates: list[float]) -> float | None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stress.analysis.grids import Grid, differences, different_params, grids
-from stress.analysis.summary import Summary
+from stress.analysis.summary import Summary, shown_params
 
 WIDTH_MIN = 100  # of a table with nine columns; a narrower terminal breaks its lines
 VERDICT_STYLES = {"SUCCESS": "bold green", "FAILURE": "bold red"}
@@ -37,7 +37,7 @@ def _print_head(console: Console, summary: Summary, title: str) -> None:
     verdict = summary.verdict or "no verdict"
     head = Text.assemble((verdict, VERDICT_STYLES.get(verdict, "bold yellow")), f"  {title}")
     console.print(head, soft_wrap=True)
-    words = " ".join(f"{name}={value}" for name, value in summary.params.items())
+    words = " ".join(f"{name}={value}" for name, value in shown_params(summary.params).items())
     console.print(Text(words, "dim"), soft_wrap=True)
     for sentence in summary.sentences:
         console.print(Text(sentence))
