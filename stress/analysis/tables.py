@@ -38,7 +38,7 @@ def _percentiles(column: str, name: str) -> str:
 
 
 def threads(log: RunLog) -> Rows:
-    """What each allocator got, in calls for each second of its own; the harness's own thread is none.
+    """What each allocator got, in calls for each second of its own.
 
     A thread that left and came back under its name is one.
     """
@@ -49,7 +49,7 @@ def threads(log: RunLog) -> Rows:
             SELECT name, sum(allocs + frees)::BIGINT AS calls, sum(failed_allocs)::BIGINT AS failed_allocs,
                 nullif(sum(end_s - begin_s), 0) AS lasted_s, sum(contentions)::BIGINT AS contentions,
                 sum(wait_s) AS wait_s, sum(hold_s) AS hold_s, min(thread) AS first_thread
-            FROM threads WHERE thread NOT IN (SELECT thread FROM log_begin) GROUP BY name)
+            FROM threads WHERE name LIKE 'allocator-%' GROUP BY name)
         WHERE calls > 0 AND lasted_s > 0 ORDER BY first_thread""")
 
 
@@ -71,14 +71,18 @@ def throughput(log: RunLog, width_s: float) -> Rows:
     """Calls in each bin, for each second; the last bin ends with the log."""
     return log.records(f"""
         WITH ends AS (SELECT max(t) / 1e9 AS end_s FROM records),
-        bins AS (
-            SELECT floor(t / 1e9 / {width_s}) * {width_s} AS seconds,
+        calls AS (
+            SELECT floor(t / 1e9 / {width_s})::BIGINT AS bin,
                 count(*) FILTER (event = 'mm_page_alloc' AND pfn >= 0) AS allocs,
                 count(*) FILTER (event = 'mm_page_free') AS frees
-            FROM records WHERE event IN ('mm_page_alloc', 'mm_page_free') GROUP BY 1)
-        SELECT seconds, allocs / least({width_s}, end_s - seconds) AS allocs_per_s,
-            frees / least({width_s}, end_s - seconds) AS frees_per_s
-        FROM bins, ends WHERE seconds < end_s ORDER BY 1""")
+            FROM records WHERE event IN ('mm_page_alloc', 'mm_page_free') GROUP BY 1),
+        bins AS (
+            SELECT unnest(range(ceil(end_s / {width_s})::BIGINT)) AS bin, end_s FROM ends
+            WHERE EXISTS (FROM calls))
+        SELECT bin * {width_s} AS seconds,
+            coalesce(allocs, 0) / least({width_s}, end_s - bin * {width_s}) AS allocs_per_s,
+            coalesce(frees, 0) / least({width_s}, end_s - bin * {width_s}) AS frees_per_s
+        FROM bins LEFT JOIN calls USING (bin) ORDER BY bin""")
 
 
 def memory(log: RunLog) -> Rows:

@@ -296,6 +296,32 @@ def test_isolated_memory_is_weighed_by_time(tmp_path: Path) -> None:
     assert found["max_share"] == 0.5
 
 
+def test_throughput_has_a_bin_for_silence_and_a_short_one_at_the_end(tmp_path: Path) -> None:
+    log = HandLog()
+    for t_ms in (10.0, 20.0, 310.0):
+        log("mm_page_alloc", t_ms, 0, 0, 0, 1, "GFP_KERNEL")
+    log("mm_page_free", 320.0, 0, 0, 0)
+    log("mm_page_alloc", 330.0, 0, -1, 0, 1, "GFP_KERNEL")
+    log("rest", 350.0, 0, True)
+
+    rows = of(log, tmp_path, lambda opened: tables.throughput(opened, 0.1))
+
+    assert [row["allocs_per_s"] for row in rows] == [20, 0, 0, pytest.approx(20)]  # 1 in 50 ms at the end
+    assert [row["frees_per_s"] for row in rows] == [0, 0, 0, pytest.approx(20)]
+
+
+def test_only_allocators_share_and_one_that_comes_back_is_the_same(tmp_path: Path) -> None:
+    log = HandLog()
+    for thread, name, calls in ((1, "allocator-0", 3), (2, "conductor", 1), (3, "allocator-0", 5)):
+        log("thread_begin", 100.0 * thread, thread, name=name)
+        for _ in range(calls):
+            log("mm_page_alloc", 100.0 * thread + 50.0, thread, 0, 0, 1, "GFP_KERNEL")
+
+    (row,) = of(log, tmp_path, tables.threads)
+
+    assert (row["name"], row["calls"], row["lasted_s"]) == ("allocator-0", 8, pytest.approx(0.1))
+
+
 def test_batches_and_passes_are_joined_with_their_ends(tmp_path: Path) -> None:
     log = HandLog()
     log("page_reporting_pass_begin", 1.0, 0, 1)
