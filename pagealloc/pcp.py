@@ -42,6 +42,11 @@ def zone_batchsize(managed_pages: int) -> int:
     return max(1, (1 << ((batch + batch // 2).bit_length() - 1)) - 1)
 
 
+def zone_highsize(managed_pages: int, low_wmark_pages: int) -> int:
+    """Return how many pages a thread's set of a zone may hold."""
+    return max(low_wmark_pages // EXPECTED_THREADS, 4 * zone_batchsize(managed_pages))
+
+
 class PageSets:
     """The page sets of all threads over the zones of one memory."""
 
@@ -72,7 +77,7 @@ class PageSets:
     def _size_lists(self, zone: Zone) -> None:
         # Once, when the memory is built: later changes of the marks do not change the bounds.
         batch = zone_batchsize(zone.managed_pages)
-        high = max(zone.low_wmark_pages() // EXPECTED_THREADS, 4 * batch)
+        high = zone_highsize(zone.managed_pages, zone.low_wmark_pages())
         for order in self._orders:
             for slot in self._slots(zone, order):
                 self._high[slot] = high >> order

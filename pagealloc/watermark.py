@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt
 
 from pagealloc.mmzone import PAGE_SHIFT, ZONE_NAMES
@@ -40,17 +40,19 @@ def setup_per_zone_wmarks(zones: Sequence[Zone], min_free_kbytes: int) -> None:
 def setup_per_zone_lowmem_reserve(zones: Sequence[Zone]) -> None:
     """Set `zone.lowmem_reserve[k]`: pages kept from requests that may use zones up to `ZONE_NAMES[k]`."""
     for zone in zones:
-        own = ZONE_NAMES.index(zone.name)
-        ratio = LOWMEM_RESERVE_RATIO[zone.name]
-        reserve = [0] * len(ZONE_NAMES)
-        for highest in range(own + 1, len(ZONE_NAMES)):
-            above = sum(
-                other.managed_pages
-                for other in zones
-                if other.node == zone.node and own < ZONE_NAMES.index(other.name) <= highest
-            )
-            reserve[highest] = above // ratio if ratio else 0
-        zone.lowmem_reserve = reserve
+        node_pages = {other.name: other.managed_pages for other in zones if other.node == zone.node}
+        zone.lowmem_reserve = lowmem_reserve(zone.name, node_pages)
+
+
+def lowmem_reserve(name: str, node_pages: Mapping[str, int]) -> list[int]:
+    """Return the reserve of a zone, from the managed pages of its node's zones by name."""
+    own = ZONE_NAMES.index(name)
+    ratio = LOWMEM_RESERVE_RATIO[name]
+    reserve = [0] * len(ZONE_NAMES)
+    for highest in range(own + 1, len(ZONE_NAMES)):
+        above = sum(node_pages.get(other, 0) for other in ZONE_NAMES[own + 1 : highest + 1])
+        reserve[highest] = above // ratio if ratio else 0
+    return reserve
 
 
 def _is_lowmem(zone: Zone) -> bool:

@@ -43,6 +43,12 @@ SEARCH_COMMANDS = {
 # Commands that read logs, each in a module of its own: what they need is an extra, and `run` does without it.
 LOG_COMMANDS = {
     "verify": ("stress.verify_command", "decide the invariants from a run's log alone"),
+    "analyze": (
+        "stress.analysis.analyze_command",
+        "where the time went, what reporting bought: tables and a page",
+    ),
+    "sql": ("stress.analysis.sql_command", "ask a run's log in SQL, or export it as Parquet"),
+    "proc": ("stress.analysis.proc_command", "buddyinfo, pagetypeinfo or zoneinfo at a time of a run"),
 }
 
 EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -108,9 +114,10 @@ def _import_log_command(module: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("duckdb", "msgspec", "plotly"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("duckdb", "msgspec", "plotly"):
             raise
-        raise BadArgument(f"reading logs needs {error.name}: pip install 'pagealloc[analysis]'") from error
+        raise BadArgument(f"reading logs needs {package}: pip install 'pagealloc[analysis]'") from error
 
 
 def _add_search(commands: argparse._SubParsersAction[OneLineParser]) -> None:

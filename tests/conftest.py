@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,7 @@ from pagealloc.policy import V6_1, Policy
 from pagealloc.sync import Sync, Thread
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
+from stress.cli import main
 from workers.page_reporting import PageReporting
 from workers.workqueue import Workqueue
 
@@ -155,3 +157,18 @@ def run_together(sync: Sync, join_all: Callable[..., None]) -> Callable[..., Non
             raise raised[0]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def recorded_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a run of a second in which batches fail, pages are short, and blocks are reported and used again."""
+    path = tmp_path_factory.mktemp("recorded") / "run"
+    arguments = [
+        "--allocators=3",
+        "--seconds=1",
+        "--zones=DMA32=48MiB,Normal=64MiB",
+        "--order=5",
+        "--delay=0.02",
+    ]
+    assert main(["run", *arguments, "--capacity=8", "--fail-rate=0.2", "--run-dir", str(path)]) == 0
+    return path

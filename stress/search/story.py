@@ -5,7 +5,6 @@ The schedule is replayed with a log, and cut into *turns*: what one task did bef
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stress.invariants import INVARIANTS
+from stress.perfetto import TraceFile
 from stress.search.world import LogEntry, Violation, World
 
 STEP_US = 10  # width of one step in an exported trace; steps have no duration of their own
@@ -120,32 +120,17 @@ def _cell(turn: Turn, *, boot: bool) -> Text:
 def write_perfetto(path: Path, world: World) -> None:
     """Write a logged execution as Chrome trace events: a track for each task, a slice for each turn and step."""
     assert world.log is not None
-    events: list[dict[str, object]] = [
-        {"ph": "M", "name": "thread_name", "pid": 1, "tid": task.number, "args": {"name": task.name}}
-        for task in world.tasks
-    ]
-    at_us = 0
-    for turn in turns(world.log):
-        begin_us = at_us
-        for entry in turn.entries:
-            name = f"{entry.text} {entry.subject}".strip()
-            arguments = {"virtual seconds": entry.now_s}
-            if entry.kind == "page":
-                arguments |= {"pfn": entry.pfn, "order": entry.order}
-            events.append(
-                {
-                    "ph": "X",
-                    "name": name,
-                    "pid": 1,
-                    "tid": entry.task,
-                    "ts": at_us,
-                    "dur": STEP_US,
-                    "args": arguments,
-                }
-            )
-            at_us += STEP_US
-        reason = turn.reason or "runs"
-        events.append(
-            {"ph": "X", "name": reason, "pid": 1, "tid": turn.task, "ts": begin_us, "dur": at_us - begin_us}
-        )
-    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+    with TraceFile(path) as trace:
+        for task in world.tasks:
+            trace.thread(task.number, task.name)
+        at_us = 0
+        for turn in turns(world.log):
+            begin_us = at_us
+            for entry in turn.entries:
+                arguments: dict[str, object] = {"virtual seconds": entry.now_s}
+                if entry.kind == "page":
+                    arguments |= {"pfn": entry.pfn, "order": entry.order}
+                name = f"{entry.text} {entry.subject}".strip()
+                trace.slice(entry.task, name, at_us, STEP_US, **arguments)
+                at_us += STEP_US
+            trace.slice(turn.task, turn.reason or "runs", begin_us, at_us - begin_us)

@@ -1,0 +1,75 @@
+"""The zones of a run as `/proc` would have shown them at a chosen time, from the log alone.
+
+A zone begins with the snapshot that the log has of it, and every event since then changes it; see
+`stress.invariants.shadow`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec.structs import astuple
+
+from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from pagealloc.watermark import lowmem_reserve
+from stress.events import EVENTS, HEADER
+from stress.invariants import Judge, ShadowZone
+from stress.log_files import BadLog
+from stress.log_reader import LogDamage, LogReader, check_is_log
+from stress.procfs import ZoneCounts, page_set_counts
+
+NS = 1_000_000_000
+
+
+def zones_at(run: Path, at_s: float) -> list[ZoneCounts]:
+    """Return the zones at a time of the run, in seconds; after its end, as it left them.
+
+    Raises BadLog if the path holds no log, or one that is damaged before that time.
+    """
+    check_is_log(run)
+    reader = LogReader(run)
+    judge = Judge(lambda invariant, text: None)  # whether it is all right is the business of `verify`
+    handlers = {cls: judge.handlers.get(tag) for tag, cls in EVENTS.items()}
+    at_ns = int(at_s * NS)
+    try:
+        for record in reader:
+            if record.t > at_ns and judge.zones:
+                break
+            handler = handlers[type(record)]
+            if handler is not None:
+                handler(record.thread, *astuple(record)[len(HEADER) :])
+    except LogDamage as damage:
+        raise BadLog(f"{run}: the log is damaged before {at_s:g} s: {damage}") from damage
+    except (LookupError, TypeError, ValueError) as error:
+        raise BadLog(f"{run}: {reader.where}: the record fits nothing that came before ({error})") from error
+    return [_count(judge, shadow) for shadow in judge.zones.values()]
+
+
+def _count(judge: Judge, shadow: ShadowZone) -> ZoneCounts:
+    name = shadow.name.rpartition(":")[2]
+    neighbours = [other for other in judge.zones.values() if other.node == shadow.node]
+    pages = {other.name.rpartition(":")[2]: other.end_pfn - other.start_pfn for other in neighbours}
+    free_by_type = [[0] * shadow.nr_orders for _ in range(MIGRATE_TYPES)]
+    for pfn, order in shadow.free.items():
+        free_by_type[shadow.type_of[pfn]][order] += 1
+    on_page_sets = sum(1 << order for pfn, order in shadow.taken.items() if pfn not in shadow.owned)
+    low = shadow.watermark[WMARK_LOW]
+    return ZoneCounts(
+        name=name,
+        node=shadow.node,
+        start_pfn=shadow.start_pfn,
+        spanned=pages[name],
+        present=pages[name],
+        managed=pages[name],
+        free=shadow.nr_free_pages,
+        min=shadow.watermark[WMARK_MIN],
+        low=low,
+        high=shadow.watermark[WMARK_HIGH],
+        protection=lowmem_reserve(name, pages),
+        pageblock_order=shadow.pageblock_order,
+        free_by_type=free_by_type,
+        pageblocks=[shadow.types.count(migratetype) for migratetype in range(MIGRATE_TYPES)],
+        page_sets=[page_set_counts(on_page_sets, pages[name], low)],
+        counters={"nr_free_pages": shadow.nr_free_pages},
+        node_counters={} if neighbours[0] is shadow else None,
+    )

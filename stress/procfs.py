@@ -1,0 +1,199 @@
+"""`/proc/buddyinfo`, `pagetypeinfo` and `zoneinfo` in the kernel's text, so that scripts made for them read ours.
+
+    print(buddyinfo(memory_zones(memory)), end="")
+
+The kernel's counters that this allocator has no use for (vmstat, CMA) are left out of `zoneinfo`; `boost` is part of
+the marks, as in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pagealloc.memory import Memory
+from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from pagealloc.pcp import zone_batchsize, zone_highsize
+from pagealloc.zone import Zone
+
+MIGRATETYPE_NAMES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
+FREE_COUNT_MAX = 100_000  # where the kernel stops counting a list
+
+
+@dataclass(frozen=True, slots=True)
+class PageSetCounts:
+    """The page sets of one processor; here those of all threads together. In pages."""
+
+    cpu: int
+    count: int
+    high: int
+    batch: int
+    threshold: int = 0  # at which the kernel folds a processor's counters into the zone's
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneCounts:
+    """What `/proc` tells of one zone. A zone without `present` pages has marks and protection only."""
+
+    name: str
+    node: int = 0
+    start_pfn: int = 0
+    spanned: int = 0
+    present: int = 0
+    managed: int = 0
+    free: int = 0
+    boost: int = 0
+    min: int = 0
+    low: int = 0
+    high: int = 0
+    protection: Sequence[int] = (0,)
+    pageblock_order: int = 9
+    free_by_type: Sequence[Sequence[int]] = ()  # blocks by migratetype and order
+    pageblocks: Sequence[int] = ()  # by migratetype
+    page_sets: Sequence[PageSetCounts] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+    node_counters: Mapping[str, int] | None = None  # of the node's first zone
+    node_unreclaimable: int = 0
+
+    @property
+    def nr_free(self) -> list[int]:
+        """Free blocks by order."""
+        return [sum(counts) for counts in zip(*self.free_by_type, strict=True)]
+
+
+def memory_zones(memory: Memory) -> list[ZoneCounts]:
+    """Count a live memory, each zone under its lock."""
+    return [_count(memory, zone) for zone in memory.zones]
+
+
+def _count(memory: Memory, zone: Zone) -> ZoneCounts:
+    zone.lock.acquire()
+    try:
+        block_types = zone.block_types()
+        free_by_type = [
+            [sum(1 for _ in zone.list_pfns(order, migratetype)) for order in range(zone.layout.nr_orders)]
+            for migratetype in range(MIGRATE_TYPES)
+        ]
+        free, boost, marks = zone.nr_free_pages, zone.watermark_boost, list(zone.watermark)
+    finally:
+        zone.lock.release()
+    return ZoneCounts(
+        name=zone.name,
+        node=zone.node,
+        start_pfn=zone.start_pfn,
+        spanned=zone.managed_pages,
+        present=zone.managed_pages,
+        managed=zone.managed_pages,
+        free=free,
+        boost=boost,
+        min=marks[WMARK_MIN] + boost,
+        low=marks[WMARK_LOW] + boost,
+        high=marks[WMARK_HIGH] + boost,
+        protection=zone.lowmem_reserve,
+        pageblock_order=zone.layout.pageblock_order,
+        free_by_type=free_by_type,
+        pageblocks=[block_types.count(migratetype) for migratetype in range(MIGRATE_TYPES)],
+        page_sets=[page_set_counts(memory.nr_page_set_pages(zone), zone.managed_pages, marks[WMARK_LOW])],
+        counters={"nr_free_pages": free},
+        node_counters={} if _first_of_its_node(memory, zone) else None,
+    )
+
+
+def page_set_counts(count: int, managed: int, low: int) -> PageSetCounts:
+    """Return what a zone's page sets hold together, beside the bounds of one thread's."""
+    return PageSetCounts(0, count, zone_highsize(managed, low), zone_batchsize(managed))
+
+
+def _first_of_its_node(memory: Memory, zone: Zone) -> bool:
+    return next(other for other in memory.zones if other.node == zone.node) is zone
+
+
+def _populated(zones: Sequence[ZoneCounts]) -> list[ZoneCounts]:
+    return [zone for zone in zones if zone.present]
+
+
+# -- the three files -------------------------------------------------------------------------------------
+
+
+def buddyinfo(zones: Sequence[ZoneCounts]) -> str:
+    """Print the free blocks of each zone, by order."""
+    return "".join(
+        f"Node {zone.node}, zone {zone.name:>8} {''.join(f'{count:6} ' for count in zone.nr_free)}\n"
+        for zone in _populated(zones)
+    )
+
+
+def pagetypeinfo(zones: Sequence[ZoneCounts]) -> str:
+    """Print the free blocks of each zone by migratetype and order, and its pageblocks by migratetype."""
+    zones = _populated(zones)
+    order = zones[0].pageblock_order
+    orders = "".join(f"{k:6} " for k in range(len(zones[0].nr_free)))
+    names = "".join(f"{name:>12} " for name in MIGRATETYPE_NAMES)
+    lines = [
+        f"Page block order: {order}",
+        f"Pages per block:  {1 << order}",
+        "",
+        f"{'Free pages count per migrate type at order':43} {orders}",
+    ]
+    for zone in zones:
+        for name, counts in zip(MIGRATETYPE_NAMES, zone.free_by_type, strict=True):
+            numbers = "".join(map(_free_count, counts))
+            lines.append(f"Node {zone.node:4}, zone {zone.name:>8}, type {name:>12} {numbers}")
+    lines += ["", f"{'Number of blocks type':23}{names}"]
+    for zone in zones:
+        numbers = "".join(f"{count:12} " for count in zone.pageblocks)
+        lines.append(f"Node {zone.node}, zone {zone.name:>8} {numbers}")
+    return "\n".join(lines) + "\n"
+
+
+def _free_count(count: int) -> str:
+    return f">{FREE_COUNT_MAX:6} " if count >= FREE_COUNT_MAX else f"{count:6} "
+
+
+def zoneinfo(zones: Sequence[ZoneCounts]) -> str:
+    """Print the marks, sizes and page sets of each zone."""
+    return "".join(f"{line}\n" for zone in zones for line in _zone_lines(zone))
+
+
+def _zone_lines(zone: ZoneCounts) -> list[str]:
+    lines = [f"Node {zone.node}, zone {zone.name:>8}"]
+    if zone.node_counters is not None:
+        lines += ["  per-node stats", *_counter_lines(zone.node_counters)]
+    pages = {
+        "boost": zone.boost,
+        "min": zone.min,
+        "low": zone.low,
+        "high": zone.high,
+        "spanned": zone.spanned,
+        "present": zone.present,
+        "managed": zone.managed,
+        "cma": 0,
+    }
+    lines += [
+        f"  pages free     {zone.free}",
+        *(f"        {name:8} {count}" for name, count in pages.items()),
+    ]
+    lines.append(f"        protection: ({', '.join(map(str, zone.protection))})")
+    if not zone.present:
+        return lines
+    lines += [*_counter_lines(zone.counters), "  pagesets"]
+    for page_set in zone.page_sets:
+        lines += [
+            f"    cpu: {page_set.cpu}",
+            f"              count: {page_set.count}",
+            f"              high:  {page_set.high}",
+            f"              batch: {page_set.batch}",
+            f"  vm stats threshold: {page_set.threshold}",
+        ]
+    return [
+        *lines,
+        f"  node_unreclaimable:  {zone.node_unreclaimable}",
+        f"  start_pfn:           {zone.start_pfn}",
+    ]
+
+
+def _counter_lines(counters: Mapping[str, int]) -> list[str]:
+    return [f"      {name:12} {count}" for name, count in counters.items()]
+
+
+FILES = {"buddyinfo": buddyinfo, "pagetypeinfo": pagetypeinfo, "zoneinfo": zoneinfo}
