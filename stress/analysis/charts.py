@@ -297,8 +297,8 @@ def fairness(runs: Runs) -> Chart | None:
     index = ", ".join("none" if run.fairness is None else f"{run.fairness:.3f}" for run in runs)
     return Chart(
         "Fairness between threads",
-        f"Calls of each allocator, its share of time waiting for zone locks, and the mean (dashed). Jain's index {index}: "
-        "1 is even.",
+        "Calls of each allocator, its share of time waiting for zone locks, and the mean (dashed). "
+        f"Jain's index {index}: 1 is even.",
         figure,
     )
 
@@ -379,8 +379,8 @@ def reuse(runs: Runs) -> Chart | None:
     figure.update_layout(hovermode="closest")
     return Chart(
         "Reports that were in vain",
-        "The share of all reports whose block was in use again within a time, on a logarithmic scale. What is left of the "
-        "dashed line, one second, was wasted: the host took pages that it had to give back at once.",
+        "The share of all reports whose block was in use again within a time, on a logarithmic scale. What is left "
+        "of the dashed line, one second, was wasted: the host took pages that it had to give back at once.",
         figure,
     )
 
@@ -419,7 +419,7 @@ def coalescing(runs: Runs) -> Chart | None:
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return Chart(
         "Requests and passes coalesced",
-        "How many frees asked for a report, and how few requests, passes and calls of the reporter it took; logarithmic.",
+        "How many frees asked for a report, and how few requests, passes and batches it took; logarithmic.",
         figure,
     )
 

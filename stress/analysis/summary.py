@@ -140,8 +140,8 @@ def time_went(summary: Summary) -> str:
     share = site["holdtime_total"] / sum(row["holdtime_total"] for row in summary.locks_by_site)
     return (
         f"The allocators spent {wait_share:.1%} of their time waiting for zone locks; the lock of zone {zone['name']} "
-        f"was held for {held:.1%} of the run, {site['name']} has {share:.0%} of all holds' time (99 of 100 of its holds "
-        f"end within {site['holdtime_p99']:,.0f} µs), and the reporter was busy for "
+        f"was held for {held:.1%} of the run, {site['name']} has {share:.0%} of all holds' time (99 of 100 of its "
+        f"holds end within {site['holdtime_p99']:,.0f} µs), and the reporter was busy for "
         f"{summary.batches['busy_s'] / summary.seconds:.1%} of the run."
     )
 

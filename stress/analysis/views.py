@@ -76,10 +76,11 @@ VIEWS = (
         "samples",
         "one zone in one sample: MiB by what they are at",
         f"""
-        SELECT seconds, zone, zones[zone + 1][1] / {PAGES_PER_MIB} AS free_mib, zones[zone + 1][2] / {PAGES_PER_MIB} AS allocated_mib,
-            zones[zone + 1][3] / {PAGES_PER_MIB} AS page_set_mib, zones[zone + 1][4] / {PAGES_PER_MIB} AS in_flight_mib,
-            zones[zone + 1][5] / {PAGES_PER_MIB} AS reported_mib
-        FROM sample, LATERAL (SELECT unnest(range(len(zones))) AS zone) ORDER BY seconds, zone
+        SELECT seconds, zone, pages[1] / {PAGES_PER_MIB} AS free_mib, pages[2] / {PAGES_PER_MIB} AS allocated_mib,
+            pages[3] / {PAGES_PER_MIB} AS page_set_mib, pages[4] / {PAGES_PER_MIB} AS in_flight_mib,
+            pages[5] / {PAGES_PER_MIB} AS reported_mib
+        FROM (SELECT seconds, unnest(range(len(zones))) AS zone, unnest(zones) AS pages FROM sample)
+        ORDER BY seconds, zone
         """,
     ),
     LogView(
@@ -117,7 +118,7 @@ VIEWS = (
     ),
     LogView(
         "free_to_reported",
-        "a block flagged as Reported: how long ago it came to be, by a free, a putback or a split (boot: it always was)",
+        "a block flagged as Reported: how long ago a free, a putback or a split made it (boot: it always was)",
         """
         SELECT r.seconds, r.zone, r.pfn, r."order", coalesce(b.origin, 'boot') AS origin, (r.t - b.t) / 1e6 AS ms
         FROM page_reporting_reported r ASOF LEFT JOIN large_blocks b

@@ -587,7 +587,10 @@ def test_a_log_that_is_none_is_told_in_one_line(
 
 @pytest.mark.parametrize("module", ["duckdb", "msgspec", "plotly"])
 def test_a_missing_extra_is_named(module: str) -> None:
-    program = f"import sys; sys.modules[{module!r}] = None\nfrom stress.cli import main; sys.exit(main(['analyze', 'x']))"
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from stress.cli import main; sys.exit(main(['analyze', 'x']))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
