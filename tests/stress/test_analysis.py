@@ -139,9 +139,12 @@ def test_sql_says_when_a_table_is_only_the_beginning(
         "ATTACH '{run}/more.db'",
         "SELECT * FROM read_text('{run}/summary.json')",
         "SET enable_external_access = true",
+        "SET memory_limit = '1TB'",
     ],
 )
-def test_a_query_reaches_no_file(small_run: Path, query: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_query_reaches_no_file_and_no_setting(
+    small_run: Path, query: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = contents(small_run)
     assert main(["sql", str(small_run), query.format(run=small_run)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -234,6 +237,8 @@ def test_the_time_from_free_to_reported_is_that_of_the_free_that_made_the_block(
     log("page_reporting_isolate", 14.0, 0, 0, 8, 3, 1, 0, 0)
     log("page_reporting_putback", 15.0, 0, 0, 8, 3, 1, 8, 3, True)  # as it was: it did not come to be here
     log("page_reporting_reported", 15.5, 0, 0, 8, 3)
+    log("mm_page_alloc_zone_locked", 16.0, 0, 0, 8, 3, 1, False, 3)
+    log("mm_page_free_zone_locked", 17.0, 0, 0, 8, 3, 1, 8, 3, False)  # later than the report
     log("mm_page_free_zone_locked", 20.0, 0, 0, 32, 4, 1, 32, 4, False)
     log("mm_page_alloc_zone_locked", 21.0, 0, 0, 32, 3, 1, False, 4)  # leaves pfn 40 order 3
     log("page_reporting_reported", 25.0, 0, 0, 40, 3)
