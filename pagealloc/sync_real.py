@@ -37,18 +37,21 @@ def gil_enabled() -> bool:
 
 
 class SpinLock:
-    """A `threading.Lock` taken by trying and yielding; it parks only when the holder stays away."""
+    """A `threading.Lock` taken by trying and yielding; it parks only when the holder stays away.
 
-    __slots__ = ("_acquire", "locked", "release")
+    `try_once` is the inner lock's own `acquire`: `try_once(False)` tries without the cost of a Python call.
+    """
+
+    __slots__ = ("locked", "release", "try_once")
 
     def __init__(self) -> None:
         lock = threading.Lock()
-        self._acquire = lock.acquire
+        self.try_once = lock.acquire
         self.release = lock.release
         self.locked = lock.locked
 
     def acquire(self, blocking: bool = True, /) -> bool:
-        acquire = self._acquire
+        acquire = self.try_once
         if acquire(False):
             return True
         if not blocking:
