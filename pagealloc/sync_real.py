@@ -99,6 +99,15 @@ class RealAtomic:
             return self._value
 
 
+class GilAtomic(RealAtomic):
+    """Under a GIL a bare read is as ordered as everything else; every free of a reportable block makes one."""
+
+    __slots__ = ()
+
+    def load(self) -> int:
+        return self._value
+
+
 class RealThread:
     """A daemon thread: a reporter that never returns must not keep the process alive."""
 
@@ -182,7 +191,7 @@ class RealSync:
 
     def atomic(self, name: str, value: int) -> RealAtomic:
         del name
-        return RealAtomic(value)
+        return GilAtomic(value) if gil_enabled() else RealAtomic(value)
 
     def local(self, make: Callable[[], T], retire: Callable[[T], None]) -> Local[T]:
         return RealLocal(make, retire)
