@@ -37,18 +37,21 @@ def gil_enabled() -> bool:
 
 
 class SpinLock:
-    """A `threading.Lock` taken by trying and yielding; it parks only when the holder stays away."""
+    """A `threading.Lock` taken by trying and yielding; it parks only when the holder stays away.
 
-    __slots__ = ("_acquire", "locked", "release")
+    `try_once` is the inner lock's own `acquire`: `try_once(False)` tries without the cost of a Python call.
+    """
+
+    __slots__ = ("locked", "release", "try_once")
 
     def __init__(self) -> None:
         lock = threading.Lock()
-        self._acquire = lock.acquire
+        self.try_once = lock.acquire
         self.release = lock.release
         self.locked = lock.locked
 
     def acquire(self, blocking: bool = True, /) -> bool:
-        acquire = self._acquire
+        acquire = self.try_once
         if acquire(False):
             return True
         if not blocking:
@@ -94,6 +97,15 @@ class RealAtomic:
         with self._lock:
             self._value += delta
             return self._value
+
+
+class GilAtomic(RealAtomic):
+    """Under a GIL a bare read is as ordered as everything else; every free of a reportable block makes one."""
+
+    __slots__ = ()
+
+    def load(self) -> int:
+        return self._value
 
 
 class RealThread:
@@ -179,7 +191,7 @@ class RealSync:
 
     def atomic(self, name: str, value: int) -> RealAtomic:
         del name
-        return RealAtomic(value)
+        return GilAtomic(value) if gil_enabled() else RealAtomic(value)
 
     def local(self, make: Callable[[], T], retire: Callable[[T], None]) -> Local[T]:
         return RealLocal(make, retire)

@@ -7,7 +7,7 @@ frame numbers; below this floor pages are indices (see `free_area`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pagealloc.errors import (
     BadPage,
@@ -63,7 +63,17 @@ class Zone(Mobility):
     Built empty: `memblock_free_all` puts the pages on the lists, once.
     """
 
-    __slots__ = ("lock", "lowmem_reserve", "name", "node", "number", "ram")
+    __slots__ = (
+        "_acquire",
+        "_lock",
+        "_may_wait",
+        "_release",
+        "lowmem_reserve",
+        "name",
+        "node",
+        "number",
+        "ram",
+    )
 
     def __init__(
         self,
@@ -82,9 +92,23 @@ class Zone(Mobility):
         self.name = name
         self.node = node
         self.number = len(zones_below)  # position among the memory's zones
-        self.lock: Lock = sync.spinlock(f"zone->lock {name}")
+        self.lock = sync.spinlock(f"zone->lock {name}")
         self.lowmem_reserve = [0]  # pages withheld from requests that could use the k-th higher zone
         self.ram: Ram | None = None
+
+    @property
+    def lock(self) -> Lock:
+        """The zone lock. Whoever puts another one in its place does so before anybody uses the zone."""
+        return self._lock
+
+    @lock.setter
+    def lock(self, lock: Lock) -> None:
+        # The hot paths go by bound methods, and take a lock that spins by its inner one first:
+        #     self._acquire(self._may_wait) or self.lock.acquire()
+        self._lock = lock
+        self._release = lock.release
+        self._may_wait = not hasattr(lock, "try_once")
+        self._acquire: Callable[[bool], bool] = getattr(lock, "try_once", lock.acquire)
 
     @property
     def label(self) -> str:
@@ -170,7 +194,7 @@ class Zone(Mobility):
 
     def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
         """Allocate a block past the page sets; returns its pfn, or -1. Takes the zone lock."""
-        self.lock.acquire()
+        self._acquire(self._may_wait) or self.lock.acquire()
         try:
             own = MIGRATE_HIGHATOMIC if alloc_flags & ALLOC_HIGHATOMIC else migratetype
             index = self.rmqueue_smallest(order, own)
@@ -186,7 +210,7 @@ class Zone(Mobility):
                 self.reserve_highatomic_pageblock(index)
             return self.base_pfn + index
         finally:
-            self.lock.release()
+            self._release()
 
     def reserve_highatomic(self, pfn: int) -> None:
         """Keep the pageblock of a fresh high-atomic allocation for the next one. Takes the zone lock."""
@@ -228,7 +252,7 @@ class Zone(Mobility):
         if not (self.start_pfn <= pfn < self.end_pfn and 0 <= order < self.nr_orders):
             self.check_range(pfn, order)
         index = pfn - self.base_pfn
-        self.lock.acquire()
+        self._acquire(self._may_wait) or self.lock.acquire()
         try:
             if self.state[index] & OWNED_MASK != ALLOCATED | order:
                 self.check_range(pfn, order)
@@ -236,7 +260,7 @@ class Zone(Mobility):
             self.state[index] = TAIL  # scrubs Uptodate, which would read as Reported once the page is Buddy
             self.free_one_page(index, order, self.pageblock_types[index >> self.pageblock_order], fpi_flags)
         finally:
-            self.lock.release()
+            self._release()
 
     def free_pcppages_bulk(self, pfns: list[int], order: int) -> None:
         """Return blocks from a page set to the lists under one hold. Takes the zone lock.

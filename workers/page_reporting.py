@@ -286,7 +286,9 @@ class PageReporting:
 
     def notify(self) -> None:
         """Hear of a free of `page_reporting_order` or more. Called under a zone lock; never waits."""
-        self._tell("page_reporting_notify")
+        trace = self.trace
+        if trace is not None:
+            trace("page_reporting_notify")
         registration = self._registered
         if registration is not None:
             self.request(registration)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,6 @@ def schedule_search(effort: Effort) -> Sequence[Row]:
 
 def _search_rows(found: Sequence[Any]) -> Iterator[Row]:
     for row in found:
-        figures = {
-            key: value for key, value in asdict(row).items() if key not in {"name", "ratio", "goal", "met"}
-        }
         yield Row(
             f"schedule search: {row.name}",
             row.goal,
@@ -121,5 +117,5 @@ def _search_rows(found: Sequence[Any]) -> Iterator[Row]:
             unit="executions/s",
             against="goal" if row.goal == 1.0 else "threads that pass a baton",
             spread=row.spread,
-            figures=figures,
+            figures={"points per execution": row.points},
         )

@@ -94,7 +94,7 @@ def threads(effort: Effort, present: Present) -> Curve:
     series: dict[str, Points] = {name: [] for name in makers}
     for number in THREADS:
         for name, make in makers.items():
-            window = several_threads(make(number), effort.window_s, effort.warm_up_s)
+            window = several_threads(make(number), effort.threads_s, effort.warm_up_s)
             series[name].append((number, window.operations / 1000))
     return Curve(
         "Throughput on one zone against the number of threads", "threads", "thousand pairs/s", series

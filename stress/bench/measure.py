@@ -10,7 +10,6 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import median
 from typing import TypeVar
 
@@ -29,12 +28,15 @@ class Effort:
 
     rounds: int = 5
     window_s: float = 0.5
+    threads_s: float = 1.5  # the window of several threads: a convoy forms and dissolves
     warm_up_s: float = 0.5  # of threads, before their window
     churn_s: float = 2.0  # long enough for several passes of the worker
     largest_zone_pages: int = 1 << 24  # 64 GiB
 
 
-QUICK = Effort(rounds=1, window_s=0.05, warm_up_s=0.0, churn_s=0.1, largest_zone_pages=1 << 18)
+QUICK = Effort(
+    rounds=1, window_s=0.05, threads_s=0.05, warm_up_s=0.0, churn_s=0.1, largest_zone_pages=1 << 18
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +127,13 @@ def one_thread(chunk: Chunk, window_s: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What some threads did together: per second of the clock."""
+    """What some threads did together, per second of the clock and per second of the process's processor time.
+
+    The latter counts every thread of the process, and does not depend on who else uses the machine.
+    """
 
     operations: float
+    per_processor_second: float
     context_switches: float
 
 
@@ -148,25 +154,24 @@ def several_threads(chunks: Sequence[Chunk], window_s: float, warm_up_s: float) 
         SYNC.spawn(f"bench {number}", lambda number=number, chunk=chunk: run(number, chunk))  # type: ignore[misc]
         for number, chunk in enumerate(chunks)
     ]
-    looks: list[tuple[float, int, int]] = []
+    looks: list[tuple[float, float, int, int]] = []
     for pause_s in (warm_up_s, window_s):
         seen = sum(counts)
         SYNC.sleep(pause_s)
-        while (
-            looks and sum(counts) == seen and not failures
-        ):  # a window too short to see any work is no window
-            SYNC.sleep(pause_s)
+        while looks and sum(counts) == seen and not failures:
+            SYNC.sleep(pause_s)  # a window too short to see any work is no window
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        looks.append((SYNC.monotonic(), sum(counts), usage.ru_nvcsw + usage.ru_nivcsw))
+        switches = usage.ru_nvcsw + usage.ru_nivcsw
+        looks.append((SYNC.monotonic(), usage.ru_utime + usage.ru_stime, sum(counts), switches))
     stop.set()
     for thread in threads:
         thread.join()
     if failures:
         raise failures[0]
-    ((seconds, operations, switches),) = (
-        tuple(after - before for before, after in zip(*both, strict=True)) for both in pairwise(looks)
+    seconds, processor_s, operations, switches = (
+        after - before for before, after in zip(*looks, strict=True)
     )
-    return Window(operations / seconds, switches / seconds)
+    return Window(operations / seconds, operations / max(processor_s, 1e-6), switches / seconds)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -20,6 +20,7 @@ from stress.bench.measure import (
     Chunk,
     Effort,
     Row,
+    Window,
     compare,
     percentile,
     several_threads,
@@ -106,11 +107,11 @@ def _touched(memory: Memory) -> Chunk:
     return waves(touching, free, CHURN_ORDER, CHURN_BLOCKS)
 
 
-def _churn(effort: Effort, reporter: Reporter | None, *, ram: RamKind | None, touch: bool) -> float:
+def _churn(effort: Effort, reporter: Reporter | None, *, ram: RamKind | None, touch: bool) -> Window:
     with Memory([ZoneSpec("Normal", CHURN_PAGES)], ram=ram, page_sets=False) as memory:
         chunk = _touched(memory) if touch else waves(*front(memory), CHURN_ORDER, CHURN_BLOCKS)
         with _worker(memory, reporter):
-            return several_threads([chunk], effort.churn_s, effort.warm_up_s).operations
+            return several_threads([chunk], effort.churn_s, effort.warm_up_s)
 
 
 def cost_of_the_worker(effort: Effort) -> list[Row]:
@@ -139,14 +140,21 @@ def _cost(
         },
         effort.rounds,
     )
+    by_processor = [
+        one.per_processor_second / other.per_processor_second
+        for one, other in zip(results["with"], results["without"], strict=True)
+    ]
     return compare(
         f"churn at order {CHURN_ORDER} with the worker, against without: {what}",
-        results["with"],
-        results["without"],
+        [window.operations for window in results["with"]],
+        [window.operations for window in results["without"]],
         goal=goal,
         unit="pairs/s",
         against="no worker",
-        figures={"seconds from request to pass": CHURN_DELAY_S},
+        figures={
+            "seconds from request to pass": CHURN_DELAY_S,
+            "ratio by the processor time of all threads together": median(by_processor),
+        },
     )
 
 

@@ -96,7 +96,7 @@ def on_one_zone(memory: Memory, threads: int) -> list[Chunk]:
 
 def _threads_of(chunks: Callable[[], list[Chunk]], effort: Effort) -> Callable[[], Window]:
     """Measure so that each round builds its threads' work anew, and the work of others is gone by then."""
-    return lambda: several_threads(chunks(), effort.window_s, effort.warm_up_s)
+    return lambda: several_threads(chunks(), effort.threads_s, effort.warm_up_s)
 
 
 def many_threads(effort: Effort, present: Present) -> list[Row]:
@@ -132,7 +132,7 @@ def contended_share(effort: Effort, *, page_sets: bool) -> float:
     (zone,) = memory.zones
     lock = StatLock(zone.lock, SYNC, zone.number, None, None)
     zone.lock = lock
-    several_threads(on_one_zone(memory, MANY_THREADS), effort.window_s, effort.warm_up_s)
+    several_threads(on_one_zone(memory, MANY_THREADS), effort.threads_s, effort.warm_up_s)
     return lock.contended / max(1, lock.acquisitions)
 
 

@@ -116,7 +116,7 @@ def tracepoints(effort: Effort) -> list[Row]:
 
 def _unlogged(effort: Effort) -> tuple[float, LogResult | None]:
     _, chunk = _work(Memory)
-    return several_threads([chunk], effort.window_s, effort.warm_up_s).operations, None
+    return several_threads([chunk], effort.threads_s, effort.warm_up_s).operations, None
 
 
 def _logged(effort: Effort) -> tuple[float, LogResult | None]:
@@ -125,5 +125,5 @@ def _logged(effort: Effort) -> tuple[float, LogResult | None]:
     with TemporaryDirectory() as folder:
         recorder = Recorder(Path(folder), SYNC, {}, {})
         recorder.attach(memory, reporting)
-        rate = several_threads([chunk], effort.window_s, effort.warm_up_s).operations
+        rate = several_threads([chunk], effort.threads_s, effort.warm_up_s).operations
         return rate, recorder.finish()

@@ -139,14 +139,14 @@ def test_who_has_spun_long_enough_parks(
     lock = SpinLock()
     lock.acquire()
     about_to_park = threading.Event()
-    take = lock._acquire
+    take = lock.try_once
 
     def acquire(*blocking: bool) -> bool:
         if not blocking:
             about_to_park.set()
         return take(*blocking)
 
-    lock._acquire = acquire  # type: ignore[assignment]
+    lock.try_once = acquire  # type: ignore[assignment]
     thread = RealSync().spawn("waiter", lambda: (lock.acquire(), lock.release())[1])
     assert about_to_park.wait(PATIENCE_S)
     assert len(yielded) == yields

@@ -14,7 +14,16 @@ SMALL = Layout(nr_orders=5, pageblock_order=3)
 START_PFN = 16
 
 # What a zone is given once and never changes, or cannot be compared.
-_NOT_STATE = {"layout", "lock", "page_reporting_notify", "policy", "ram", "zones_below"}
+_NOT_STATE = {
+    "_acquire",
+    "_lock",
+    "_release",
+    "layout",
+    "page_reporting_notify",
+    "policy",
+    "ram",
+    "zones_below",
+}
 
 
 def make_zone(

@@ -17,11 +17,13 @@ from stress.bench.measure import Effort, Row, compare, percentile, several_threa
 from stress.bench.peers import Absent, Locked, find_peers
 from stress.bench.reporting import TOP_ORDER, ByHand, Holds, holds_us
 from stress.bench.tracing import memory_without_tracepoints, methods_without_tracepoints
-from stress.bench.workloads import front, mixed, mixed_plan, one_zone, waves
+from stress.bench.workloads import SLICE, STEPS, front, mixed, mixed_plan, one_zone, waves
 from stress.cli import main
 from workers.reporters import Null
 
-TINY = Effort(rounds=1, window_s=0.001, warm_up_s=0.0, churn_s=0.001, largest_zone_pages=1 << 16)
+TINY = Effort(
+    rounds=1, window_s=0.001, threads_s=0.001, warm_up_s=0.0, churn_s=0.001, largest_zone_pages=1 << 16
+)
 
 
 def quick_json(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
@@ -106,9 +108,11 @@ def test_a_plan_ends_where_it_began() -> None:
 def test_a_memory_can_be_worked_on_for_ever(page_sets: bool, work: Callable[..., Callable[[], int]]) -> None:
     memory = one_zone(page_sets=page_sets)
     chunk = work(*front(memory))
-    chunk()
+    for _ in range(STEPS // SLICE):
+        chunk()
     free = memory.nr_free_pages() + sum(memory.nr_page_set_pages(zone) for zone in memory.zones)
-    chunk()
+    for _ in range(STEPS // SLICE):
+        chunk()
 
     assert free == memory.nr_free_pages() + sum(memory.nr_page_set_pages(zone) for zone in memory.zones)
 
