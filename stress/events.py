@@ -39,7 +39,7 @@ else:
 SCHEMA_VERSION = 1
 
 
-class Record(Struct, tag_field="event", gc=False):
+class Record(Struct, tag_field="event", gc=False, forbid_unknown_fields=True):
     """What every record has."""
 
     t: int
@@ -431,7 +431,7 @@ class Violated(Record, tag="violation", gc=False):
 
 
 class Rest(Record, tag="rest", gc=False):
-    """Everything was freed, and the worker came to rest by itself if `settled`."""
+    """Everything was freed, and the worker came to rest by itself if `settled`; a last snapshot of each zone follows."""
 
     settled: bool
 

@@ -18,6 +18,10 @@ def log_files(run: Path) -> list[Path]:
             f"{run}: no such run directory" if not run.exists() else f"{run}: expected a run directory"
         )
     files = sorted(path for path in run.glob("events*.ndjson*") if path.suffix in (".ndjson", ".gz"))
+    packed = {
+        path.stem for path in files if path.suffix == ".gz"
+    }  # whoever packs was killed before it was done
+    files = [path for path in files if path.name not in packed]
     if not files:
         raise BadLog(f"{run}: expected a run directory with events*.ndjson files, there are none")
     return files

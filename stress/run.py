@@ -189,6 +189,7 @@ class StressRun:
         alive = self._stop_allocators()
         if not alive:
             self._came_to_rest = self._settle()
+            self._trace("rest", self._came_to_rest)
         summary.seconds = self._elapsed_s()
         self._part_with_device()
         if not alive:
@@ -314,7 +315,6 @@ class StressRun:
     def _final_checks(self) -> None:
         """Hold the memory against what must be left when everybody has freed everything."""
         flight = self._reporting.flight
-        self._trace("rest", self._came_to_rest)
         for zone in self._memory.zones:
             census = self._census(zone, snapshot=True)
             in_flight = 0

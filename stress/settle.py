@@ -101,8 +101,11 @@ class Settling:
         return sum(zone.nr_free[o] - zone.nr_reported[o] for o in orders)
 
     def in_reach(self, zone: Zone) -> bool:
-        """Whether a pass ever visits the zone: wholly free, it must be above the starting mark."""
-        return zone.managed_pages > self.pages_needed(zone)
+        """Whether a pass ever visits the zone: wholly free, it must be above the starting mark.
+
+        The high-atomic reserve counts as taken, and is never given back while nobody is short of memory.
+        """
+        return zone.managed_pages - zone.nr_reserved_highatomic > self.pages_needed(zone)
 
     def pages_needed(self, zone: Zone) -> int:
         """Return the free pages that a zone must exceed for a pass to visit it."""

@@ -1,6 +1,6 @@
 """`stress verify RUN`: the invariants decided from the log alone.
 
-The log is read once, record by record, and the memory that takes is that of the run's zones, not of the log. Three
+The log is read once, record by record, and the memory that takes is that of the run's zones and threads. Three
 verdicts: SUCCESS, every invariant that has events holds in a log that is whole; FAILURE, with the records that
 prove it; CANNOT DECIDE, the log itself is damaged before anything was found. What stands behind the first damage is
 not judged: a gap may hide anything.
@@ -84,7 +84,9 @@ def verify(run: Path, progress: Callable[[int], None] = lambda records: None) ->
                 progress(reader.records)
     except LogDamage as damage:
         verdict.damage = str(damage)
-    except (LookupError, TypeError, ValueError) as error:
+        if not judge.rested or judge.unseen:
+            verdict.damage = "the log ends without the run's last look at its zones"
+    except (LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
         verdict.damage = (
             f"{reader.where}: the record fits nothing that came before ({type(error).__name__}: {error})"
         )

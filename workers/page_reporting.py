@@ -340,10 +340,11 @@ class PageReporting:
         and on return (S15).
         """
         watermark = zone.low_wmark_pages() + (registration.capacity << registration.order)
-        if not zone.zone_watermark_ok(0, watermark):
-            self._tell("page_reporting_zone", zone.number, zone.usable_pages(), watermark, False)
+        usable_pages = zone.usable_pages()  # looked at once, without the lock
+        visited = usable_pages > watermark
+        self._tell("page_reporting_zone", zone.number, usable_pages, watermark, visited)
+        if not visited:
             return None
-        self._tell("page_reporting_zone", zone.number, zone.usable_pages(), watermark, True)
         for order in range(registration.order, zone.layout.nr_orders):
             for migratetype in range(MIGRATE_TYPES):
                 if migratetype == MIGRATE_ISOLATE:

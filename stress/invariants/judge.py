@@ -48,6 +48,8 @@ class Judge:
         self.unserved = False  # a report was asked for, and no pass has begun since
         self.batch: Sequence[Sequence[int]] | None = None
         self._last_failed = False
+        self._host_speaks = False  # whether the log tells what the host itself does
+        self._done_by_host: set[tuple[int, int]] = set()  # of the batch that is out
         self.errors = 0
         self.lost_passes = 0
         self.refused_in_pass = 0
@@ -56,6 +58,8 @@ class Judge:
         self._calls = 0
         self._passes_since_free = 0
         self._at_rest = False
+        self.rested = False
+        self.unseen: set[int] = set()  # zones that were not looked at since
         self.handlers: dict[str, Handler] = {
             "zone_begin": self.zone_begin,
             "zone_snapshot": self.zone_snapshot,
@@ -91,6 +95,7 @@ class Judge:
             "page_reporting_reported": self.reported,
             "violation": self.violation,
             "rest": self.rest,
+            "run_end": self.run_end,
         }
 
     # -- zones and their locks -------------------------------------------------------------------------
@@ -126,6 +131,8 @@ class Judge:
         if shadow.loaded:
             self._locked(thread, zone)
         shadow.snapshot(*fields)  # type: ignore[arg-type]
+        if self.rested:
+            self.unseen.discard(zone)
         if self._at_rest and not (self.errors or self.lost_passes or self.refused_in_pass):
             self.expect_all_reported(shadow)
 
@@ -217,6 +224,8 @@ class Judge:
         self.capacity = capacity
         self.order_is_settled = False
         self._had_device = True
+        self.unserved = True  # registering asks for a first pass
+        self._passes_since_free = 0
 
     def registered(self, thread: int, device: str) -> None:
         self.order_is_settled = True
@@ -243,7 +252,8 @@ class Judge:
             self.fail("S22", f"pass {number} begins after the device has left")
         self.passing = True
         self.unserved = False
-        self.refused_in_pass = 0
+        # A pass takes up what an earlier one had to leave: only the last one's failures excuse anything (L8).
+        self.refused_in_pass = self.errors = self.lost_passes = 0
         self._visit = None
         self._passes_since_free += 1
         if self._passes_since_free > REST_PASSES_MAX:
@@ -260,6 +270,10 @@ class Judge:
         self._end_visit(leftover=True)
         self._expect_nothing_in_flight("the pass goes on to the next zone")
         shadow = self.zones[zone]
+        shadow.visited = visited
+        if visited != (usable > mark):
+            what = "visited" if visited else "passed over"
+            self.fail("S16", f"zone {shadow.name} is {what} with {usable} usable pages, the mark is {mark}")
         if mark < shadow.watermark[WMARK_LOW] + (self.capacity << self.order):
             self.fail("S16", f"zone {shadow.name} is held to {mark} pages, less than low and a whole batch")
 
@@ -279,13 +293,17 @@ class Judge:
                 "S4",
                 f"a visit finds {nr_free} free blocks of order {order}, there are {shadow.nr_free[order]}",
             )
+        if self.device is None:
+            self.fail("S22", "a list is visited for no device")
         if migratetype == MIGRATE_ISOLATE or order < self.order:
             self.fail(
                 "S11", f"list {order}.{migratetype} is visited, order {self.order} and more are reported"
             )
         self._calls = 0
         self._visit = (
-            (zone, -(-nr_free // (self.capacity * BUDGET_DIVISOR)) + 1) if shadow.policy.budget else None
+            (zone, -(-nr_free // (max(1, self.capacity) * BUDGET_DIVISOR)) + 1)
+            if shadow.policy.budget
+            else None
         )
 
     def _end_visit(self, *, leftover: bool) -> None:
@@ -341,13 +359,19 @@ class Judge:
                     "S11", f"pfn {pfn} order {order} may not be in a batch of order {self.order} and more"
                 )
         self.batch = blocks
+        self._done_by_host = set()
         self._calls += 1
 
     def report_end(self, thread: int, batch: int, zone: int, error: str | None) -> None:
         if self.batch is None:
             self.fail("S10", f"batch {batch} ends, and none has begun")
         elif error is None:
-            self.zones[zone].told.update((pfn, order) for pfn, order in self.batch)
+            keys = {(pfn, order) for pfn, order in self.batch}
+            if self._host_speaks and self._done_by_host != keys:
+                self.fail(
+                    "S13", f"batch {batch} ended well, and the host did not have all of it, or has it still"
+                )
+            self.zones[zone].told |= keys
         self.batch = None
         self._last_failed = error is not None
         self.errors += self._last_failed
@@ -355,10 +379,13 @@ class Judge:
     def host_begin(self, thread: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
         if self.device is None and self._had_device:
             self.fail("S22", "the host is given a batch, and its device has left")
+        self._host_speaks = True
         self.zones[zone].with_host.update((pfn, order) for pfn, order in blocks)
 
     def host_end(self, thread: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
-        self.zones[zone].with_host.difference_update((pfn, order) for pfn, order in blocks)
+        keys = {(pfn, order) for pfn, order in blocks}
+        self._done_by_host |= keys & self.zones[zone].with_host
+        self.zones[zone].with_host -= keys
 
     def putback(
         self,
@@ -385,8 +412,14 @@ class Judge:
     def violation(self, thread: int, text: str) -> None:
         self.fail("witness", text)
 
+    def run_end(self, thread: int, verdict: str, violations: int) -> None:
+        if verdict != "SUCCESS":
+            self.fail("witness", f"the run's own verdict is {verdict}, with {violations} violations")
+
     def rest(self, thread: int, settled: bool) -> None:
         """Judge a system at rest: snapshots that follow must be wholly reported."""
+        self.rested = True
+        self.unseen = set(self.zones)
         if not settled:
             return
         if self.unserved:
@@ -398,9 +431,8 @@ class Judge:
 
     def expect_all_reported(self, shadow: ShadowZone) -> None:
         """Hold a zone at rest against L1: whatever is free and large enough was reported."""
-        managed = shadow.end_pfn - shadow.start_pfn
-        if not self.order or managed <= shadow.watermark[WMARK_LOW] + (self.capacity << self.order):
-            return
+        if not shadow.visited:
+            return  # its free pages were below the mark at the last pass, which is nobody's fault
         for pfn, order in shadow.free.items():
             withheld = shadow.type_of[pfn] == MIGRATE_ISOLATE
             if order >= self.order and pfn not in shadow.reported and not withheld:

@@ -61,6 +61,7 @@ class ShadowZone:
         self.types = bytearray()
         self.giving_back = False  # a withheld pageblock is given back, which isolates for a reason of its own
         self.loaded = False
+        self.visited = False  # by the last pass that came to it
         self._first_block = start_pfn >> pageblock_order
         self._front = 0
         self._back = 0
@@ -304,18 +305,26 @@ class ShadowZone:
             (k for k in range(order + 1, self.nr_orders) if self.taken.get(pfn & -(1 << k)) == k), None
         )
         if whole is not None:
+            owner = self.owned.get(pfn & -(1 << whole))
             for k in range(order, whole):  # the other half, at every order on the way down
-                self.taken[(pfn & -(1 << k)) ^ (1 << k)] = k
-            self.taken[pfn] = order
+                self._take((pfn & -(1 << k)) ^ (1 << k), k, owner)
+            self._take(pfn, order, owner)
             return
+        owner = self.owned.get(pfn)
         covered = 0
         at = pfn
         while at < end and (inner := self.taken.pop(at, None)) is not None:
+            self.owned.pop(at, None)
             covered += 1 << inner
             at += 1 << inner
         if covered != 1 << order:
             self.fail("S2", f"pfn {pfn} order {order} becomes one block, but not all of it is allocated")
+        self._take(pfn, order, owner)
+
+    def _take(self, pfn: int, order: int, owner: int | None) -> None:
         self.taken[pfn] = order
+        if owner is not None:
+            self.owned[pfn] = owner
 
     def owner(self, thread: int, pfn: int, order: int) -> None:
         """Give a taken block to a thread."""
@@ -362,6 +371,8 @@ class ShadowZone:
             self.reported = set(reported)
             self.told = {(pfn, self.free[pfn]) for pfn in reported if pfn in self.free}
             return
+        if list(watermark) != self.watermark:
+            self.fail("S16", f"the marks are {list(watermark)}, by the events {self.watermark}")
         self.counts(nr_free_pages, nr_free, nr_reported)
         self._compare_lists({(order, migratetype): list(pfns) for order, migratetype, pfns in lists})
         if set(reported) != self.reported:

@@ -258,8 +258,8 @@ VISITS = {
                 PageReporting,
                 "process_zone",
                 """
-                - if not zone.zone_watermark_ok(0, watermark):
-                + if not zone.zone_watermark_ok(0, watermark - 1):
+                - visited = usable_pages > watermark
+                + visited = usable_pages >= watermark
                 """,
             ),
         ),
