@@ -111,9 +111,8 @@ def went_wrong(summary: Summary) -> str:
     )
     if summary.violation_count:
         first = summary.violations[0]
-        start = (
-            f"It went wrong: {summary.violation_count:,} violations, the first at {first['seconds']:.3f} s"
-        )
+        count = "1 violation" if summary.violation_count == 1 else f"{summary.violation_count:,} violations"
+        start = f"It went wrong: {count}, the first at {first['seconds']:.3f} s"
         text = f"{start} ({first['text'].rstrip('.')}); {did}."
     elif summary.verdict == "SUCCESS":
         text = f"Nothing went wrong by the run's own judgement: {did}."

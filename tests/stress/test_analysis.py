@@ -452,7 +452,7 @@ def test_a_violation_and_a_lost_record_are_told_first(tmp_path: Path) -> None:
     found = of(log, tmp_path, summarize)
 
     assert found.sentences[0].startswith(
-        "It went wrong: 1 violations, the first at 0.007 s (pfn 3 has two owners)"
+        "It went wrong: 1 violation, the first at 0.007 s (pfn 3 has two owners)"
     )
     assert "12 records were lost" in found.sentences[0]
 
