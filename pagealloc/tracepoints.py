@@ -11,20 +11,18 @@ The schema of every event is in `stress/events.py`.
 `Tracer` is the trace of a run on real threads. A thread appends tuples to a buffer of its own, so the threads
 under test share no lock, and nothing is formatted. Events that happen under a zone lock carry the zone's
 number and the next number of the zone's sequence, handed out under that lock: their true order. A thread whose
-buffer is full waits for `patience_s` seconds, though never inside a zone lock; then the record is lost and counted,
-and the missing numbers show where.
+buffer fills up waits for the collector, up to `patience_s` seconds, but only where it holds no zone lock
+(`waiting_trace`). When the buffer is full all the same, it ends with the record `lost`, and what follows is
+counted and dropped until the buffer was emptied: nothing behind a gap is told as if there were none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from pagealloc.sync import Lock, Sync
 
-RECORDS_MAX = (
-    1 << 16
-)  # in one thread's buffer, and as many again under zone locks: some 25 MB when it is full
+RECORDS_MAX = 1 << 17  # in one thread's buffer: some 25 MB when it is full
 ROOM_INTERVAL_S = 0.002
 
 Record = tuple[object, ...]  # (event, nanoseconds, field, ...)
@@ -39,13 +37,15 @@ class Trace(Protocol):
 class Buffer:
     """The records of one thread that were not collected yet."""
 
-    __slots__ = ("lost", "name", "number", "records")
+    __slots__ = ("ended", "lost", "name", "number", "patient", "records")
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
         self.name = name
         self.records: list[Record] = []
         self.lost = 0  # records, since the beginning
+        self.patient = True  # until the thread has waited in vain
+        self.ended = False  # with its thread
 
     def take(self) -> list[Record]:
         """Remove and return the records; the thread may append meanwhile.
@@ -55,11 +55,19 @@ class Buffer:
         records = self.records
         taken = records[:]
         del records[: len(taken)]
+        self.patient = True
         return taken
+
+    def overflow(self, now_ns: int) -> None:
+        """Lose a record; the first that is lost leaves a mark where it would have been."""
+        records = self.records
+        if not records or records[-1][0] != "lost":
+            records.append(("lost", now_ns, 0))
+        self.lost += 1
 
 
 class Tracer:
-    """The buffers of all threads. A collector calls `buffers` and empties them now and then."""
+    """The buffers of all threads. A collector calls `collect` now and then."""
 
     def __init__(self, sync: Sync, records_max: int = RECORDS_MAX, patience_s: float = 0.0) -> None:
         self.sync = sync
@@ -67,58 +75,85 @@ class Tracer:
         self._patience_s = patience_s
         self._mutex = sync.mutex("trace buffers")
         self._buffers: list[Buffer] = []
+        self._made = 0
         self._local = sync.local(self._make, self._retire)
 
     def _make(self) -> Buffer:
         self._mutex.acquire()
         try:
-            buffer = Buffer(len(self._buffers), self.sync.thread_name())
+            buffer = Buffer(self._made, self.sync.thread_name())
+            self._made += 1
             self._buffers.append(buffer)
             return buffer
         finally:
             self._mutex.release()
 
     def _retire(self, buffer: Buffer) -> None:
-        """Keep the buffer of a thread that has ended: it is still to be collected."""
+        """Hear that a thread has ended; what its buffer holds is still to be collected."""
+        buffer.ended = True
 
-    def buffers(self) -> Sequence[Buffer]:
-        """Return the buffers of all threads that ever told anything."""
+    def collect(self) -> list[tuple[Buffer, list[Record]]]:
+        """Empty all buffers one after the other; returns those that held something, with what they held."""
         self._mutex.acquire()
         try:
-            return tuple(self._buffers)
+            buffers = list(self._buffers)
+            # Those whose thread has ended are taken once more, and then forgotten.
+            self._buffers = [buffer for buffer in buffers if not buffer.ended]
         finally:
             self._mutex.release()
+        return [(buffer, records) for buffer in buffers if (records := buffer.take())]
 
     def thread_trace(self) -> Trace:
-        """Make the trace for events that happen to a thread, under no zone lock."""
+        """Make the trace for events that happen to a thread; it never waits, so it may be called under a lock."""
         local, clock_ns, records_max = self._local, self.sync.monotonic_ns, self._records_max
 
         def trace(event: str, /, *fields: object) -> None:
             buffer = local.value
             records = buffer.records
-            if len(records) < records_max or self._await_room(records):
+            if len(records) < records_max:
                 records.append((event, clock_ns(), *fields))
             else:
-                buffer.lost += 1
+                buffer.overflow(clock_ns())
 
         return trace
 
-    def _await_room(self, records: list[Record]) -> bool:
-        """Slow the thread down to the pace of the collector; False when that lasts too long.
+    def waiting_trace(self) -> Trace:
+        """Make the trace for events that happen to a thread which holds no lock, and may be slowed down.
 
-        Half a buffer is left for the events under zone locks, where nobody waits.
+        It keeps half of the buffer free for the events under zone locks.
         """
+        local, clock_ns, wait_at, records_max = (
+            self._local,
+            self.sync.monotonic_ns,
+            self._records_max // 2,
+            self._records_max,
+        )
+
+        def trace(event: str, /, *fields: object) -> None:
+            buffer = local.value
+            records = buffer.records
+            if len(records) >= wait_at:
+                self._await_room(buffer, wait_at)
+            if len(records) < records_max:
+                records.append((event, clock_ns(), *fields))
+            else:
+                buffer.overflow(clock_ns())
+
+        return trace
+
+    def _await_room(self, buffer: Buffer, wait_at: int) -> None:
+        """Slow the thread down to the pace of the collector, once until that has been here again."""
         sync = self.sync
         deadline_s = sync.monotonic() + self._patience_s
-        while sync.monotonic() < deadline_s:
+        while buffer.patient and len(buffer.records) >= wait_at:
+            if sync.monotonic() >= deadline_s:
+                buffer.patient = False
+                return
             sync.sleep(ROOM_INTERVAL_S)
-            if len(records) < self._records_max:
-                return True
-        return False
 
     def zone_trace(self, number: int) -> Trace:
         """Make the trace of one zone, for events under its lock."""
-        local, clock_ns, records_max = self._local, self.sync.monotonic_ns, 2 * self._records_max
+        local, clock_ns, records_max = self._local, self.sync.monotonic_ns, self._records_max
         seq = 0
 
         def trace(event: str, /, *fields: object) -> None:
@@ -129,7 +164,7 @@ class Tracer:
             if len(records) < records_max:
                 records.append((event, clock_ns(), number, seq, *fields))
             else:
-                buffer.lost += 1
+                buffer.overflow(clock_ns())
 
         return trace
 

@@ -116,7 +116,9 @@ class LogFiles:
             self._number += 1
             self._bytes = 0
             self._file = self._path().open("wb", buffering=0)
-        self._file.write(text)
+        rest = memoryview(text)
+        while rest:  # a disk that is nearly full takes a part
+            rest = rest[self._file.write(rest) :]
         self._bytes += len(text)
         if self._bytes >= self._rotate_bytes:
             self._close()
@@ -179,15 +181,15 @@ class LogWriter:
         for thread, name, lost, records in shares:
             if thread not in self._last_n:
                 self._last_n[thread] = 0
-                begin_ns: int = records[0][1] if records else self._newest_ns  # type: ignore[assignment]
+                begin_ns: int = records[0][1]  # type: ignore[assignment]
                 self._pending.append((begin_ns, thread, ("thread_begin", begin_ns, name)))
             self._pending += [(record[1], thread, record) for record in records]  # type: ignore[misc]
-            if records:
-                self._newest_ns = max(self._newest_ns, self._pending[-1][0])
-            if lost > self._lost.get(thread, 0):
-                count = lost - self._lost.get(thread, 0)
+            self._newest_ns = max(self._newest_ns, self._pending[-1][0])
+            if records[-1][0] == "lost":
+                # The mark that a full buffer ends with; how many followed it is known only now.
+                at_ns, _, _ = self._pending[-1]
+                self._pending[-1] = at_ns, thread, ("lost", at_ns, lost - self._lost.get(thread, 0))
                 self._lost[thread] = lost
-                self._pending.append((self._newest_ns, thread, ("lost", self._newest_ns, count)))
         self._write_until(self._horizon_ns)
         self._horizon_ns = self._newest_ns
 
@@ -248,7 +250,6 @@ def serve(pipe: BinaryIO, folder: Path, start_ns: int, rotate_bytes: int) -> dic
     files = LogFiles(folder, rotate_bytes)
     writer = LogWriter(files, start_ns)
     shares: list[Share] = []
-    ended = False
     for frame in read_frames(pipe):
         if not frame:
             writer.round(shares)
@@ -257,12 +258,9 @@ def serve(pipe: BinaryIO, folder: Path, start_ns: int, rotate_bytes: int) -> dic
         share = marshal.loads(frame)  # noqa: S302 - our own parent wrote it
         if share is None:
             writer.finish()
-            ended = True
         else:
             shares.append(share)
-    if not ended:
-        writer.round(shares)
-        writer.round([])
+    # Without that frame what is held back stays unwritten: it may have seen records that never came.
     files.close()
     return {"written": files.written, "lost": files.lost, "error": files.error}
 

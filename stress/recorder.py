@@ -65,7 +65,8 @@ class Recorder:
             start_new_session=True,  # Ctrl-C is for the run: it ends the log
         )
         self._pipe_error: str | None = None
-        self._undelivered = 0
+        self._lost = 0  # records that were collected, and did not leave this process
+        self._lost_in: dict[int, int] = {}  # records that found a full buffer, by the buffer's number
         self._stop = sync.event("collector stops")
         self.trace("log_begin", SCHEMA_VERSION, params, versions)
         self._collector = sync.spawn("log collector", self._collect)
@@ -79,7 +80,7 @@ class Recorder:
             begin_zone(zone, trace)
             zone.trace = trace
             zone.lock = StatLock(zone.lock, self._sync, zone.number, trace, self.trace)
-        memory.trace = self.trace
+        memory.trace = self._tracer.waiting_trace()  # no lock is held there: a thread may be slowed down
         reporting.trace = self.trace
 
     # -- collecting ------------------------------------------------------------------------------------
@@ -87,14 +88,16 @@ class Recorder:
     def _collect(self) -> None:
         while not self._stop.wait(ROUND_S):
             self._round()
-        self._round()
-        self._round()  # the writer holds each round back until the next one
+        for _ in range(3):  # the writer holds each round back until the next one
+            self._round()
+        self._send(marshal.dumps(None))
 
     def _round(self) -> None:
-        for buffer in self._tracer.buffers():
-            self._send(marshal.dumps((buffer.number, buffer.name, buffer.lost, records := buffer.take())))
+        for buffer, records in self._tracer.collect():
+            self._send(marshal.dumps((buffer.number, buffer.name, buffer.lost, records)))
+            self._lost_in[buffer.number] = buffer.lost
             if self._pipe_error is not None:
-                self._undelivered += len(records)
+                self._lost += len(records)
         self._send(b"")
 
     def _send(self, frame: bytes) -> None:
@@ -105,20 +108,29 @@ class Recorder:
         try:
             pipe.write(LENGTH.pack(len(frame)))
             pipe.write(frame)
+            if not frame:
+                pipe.flush()
         except OSError as error:
             self._pipe_error = f"the log writer is gone ({error.strerror})"
 
     def finish(self) -> LogResult:
-        """End the log and wait until it is written; nobody may trace any more."""
+        """End the log and wait until it is written; nobody may trace any more.
+
+        A writer that does not come to an end is killed: the log is then cut, and says so.
+        """
         self._stop.set()
-        self._collector.join(LEAVE_S)
-        self._send(marshal.dumps(None))
-        lost = sum(buffer.lost for buffer in self._tracer.buffers()) + self._undelivered
         try:
+            if not self._collector.join(LEAVE_S):
+                raise TimeoutError(f"it took nothing for {LEAVE_S:g} s")
             answer, _ = self._writer.communicate(timeout=LEAVE_S)
             result = json.loads(answer)
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             self._writer.kill()
             self._writer.wait()
-            return LogResult(0, lost, self._pipe_error or f"the log writer did not end well ({error})")
-        return LogResult(result["written"], lost + result["lost"], result["error"] or self._pipe_error)
+            return LogResult(
+                0,
+                self._lost + sum(self._lost_in.values()),
+                self._pipe_error or f"the log writer did not end well ({error})",
+            )
+        lost = self._lost + sum(self._lost_in.values()) + result["lost"]
+        return LogResult(result["written"], lost, result["error"] or self._pipe_error)

@@ -82,10 +82,10 @@ def verify(run: Path, progress: Callable[[int], None] = lambda records: None) ->
                 handler(record.thread, *astuple(record)[HEADER_FIELDS:])
             if not reader.records % PROGRESS_RECORDS:
                 progress(reader.records)
-    except LogDamage as damage:
-        verdict.damage = str(damage)
         if not judge.rested or judge.unseen:
             verdict.damage = "the log ends without the run's last look at its zones"
+    except LogDamage as damage:
+        verdict.damage = str(damage)
     except (LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
         verdict.damage = (
             f"{reader.where}: the record fits nothing that came before ({type(error).__name__}: {error})"

@@ -53,7 +53,7 @@ def test_records_of_a_zone_are_numbered_without_a_gap_whoever_makes_them(
             lock.release()
 
     run_together(work, work, work)
-    records = [record for buffer in tracer.buffers() for record in buffer.take()]
+    records = [record for _, records in tracer.collect() for record in records]
     assert sorted(record[3] for record in records) == list(range(1, 601))  # type: ignore[type-var]
     assert {record[2] for record in records} == {7}
 
@@ -64,38 +64,72 @@ def test_every_thread_has_a_buffer_with_its_name_that_outlives_it(
     tracer = Tracer(sync)
     trace = tracer.thread_trace()
     join_all(*(sync.spawn(f"teller-{n}", lambda: trace("violation", "x")) for n in range(3)))
-    told = {buffer.name: names(buffer.take()) for buffer in tracer.buffers()}
-    told.pop("MainThread", None)  # which has one too, and told nothing
+    told = {buffer.name: names(records) for buffer, records in tracer.collect()}
     assert told == {f"teller-{n}": ["violation"] for n in range(3)}
 
 
-def test_a_full_buffer_loses_records_and_counts_them(sync: Sync) -> None:
+def test_the_buffers_of_threads_that_ended_are_forgotten_once_they_were_collected(
+    sync: Sync, join_all: Callable[..., None]
+) -> None:
+    tracer = Tracer(sync)
+    trace = tracer.thread_trace()
+    for _ in range(50):
+        join_all(sync.spawn("teller", lambda: trace("violation", "x")))
+    assert len(tracer.collect()) == 50
+    assert len(tracer._buffers) <= 1  # the one that made the tracer has one too
+
+
+def test_a_full_buffer_ends_with_a_mark_and_drops_what_follows_until_it_was_collected(sync: Sync) -> None:
     tracer = Tracer(sync, records_max=5)
     trace = tracer.thread_trace()
-    for _ in range(8):
+    zone_trace = tracer.zone_trace(0)
+    for _ in range(4):
         trace("violation", "x")
-    buffer = tracer.buffers()[-1]
-    assert (len(buffer.take()), buffer.lost) == (5, 3)
+        zone_trace("split_page", 0, 0)
+    ((buffer, records),) = tracer.collect()
+    assert names(records) == ["violation", "split_page"] * 2 + ["violation", "lost"]
+    assert buffer.lost == 3
     trace("violation", "x")
-    assert (len(buffer.take()), buffer.lost) == (1, 3)
+    ((_, records),) = tracer.collect()
+    assert (names(records), buffer.lost) == (["violation"], 3)
 
 
 def test_a_patient_thread_waits_for_the_collector_and_loses_nothing(
     sync: Sync, join_all: Callable[..., None], until: Callable[..., None]
 ) -> None:
-    tracer = Tracer(sync, records_max=5, patience_s=20.0)
-    trace = tracer.thread_trace()
+    tracer = Tracer(sync, records_max=10, patience_s=20.0)
+    trace = tracer.waiting_trace()
 
     def tell() -> None:
         for _ in range(8):
             trace("violation", "x")
 
     thread = sync.spawn("teller", tell)
-    until(lambda: any(len(buffer.records) == 5 for buffer in tracer.buffers()), "the buffer is full")
-    buffer = next(buffer for buffer in tracer.buffers() if buffer.name == "teller")
-    first = buffer.take()
+    until(lambda: any(len(buffer.records) == 5 for buffer in tracer._buffers), "half of the buffer is full")
+    ((_, first),) = tracer.collect()
     join_all(thread)
-    assert (len(first), len(buffer.take()), buffer.lost) == (5, 3, 0)
+    ((buffer, second),) = tracer.collect()
+    assert (len(first), len(second), buffer.lost) == (5, 3, 0)
+
+
+def test_nobody_waits_under_a_lock_nor_twice_in_vain(sync: Sync) -> None:
+    waits: list[float] = []
+
+    class Slow(RealSync):
+        def sleep(self, seconds: float) -> None:
+            waits.append(seconds)
+
+    tracer = Tracer(Slow(), records_max=10, patience_s=0.0001)
+    trace, zone_trace = tracer.waiting_trace(), tracer.zone_trace(0)
+    for _ in range(5):
+        zone_trace("split_page", 0, 0)
+    assert waits == []
+    trace("violation", "x")
+    waited = len(waits)
+    for _ in range(3):
+        trace("violation", "x")
+    assert len(waits) == waited
+    assert not tracer._buffers[0].patient
 
 
 def test_a_lock_that_keeps_count_knows_its_holds_and_who_waited(

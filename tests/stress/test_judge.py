@@ -67,7 +67,7 @@ class Story:
 
     def begin(self) -> Story:
         self.tell("page_reporting_pass_begin", W, 1)
-        self.tell("page_reporting_zone", W, 0, 64, LOW + 16, True)
+        self.tell("page_reporting_zone", W, 0, 64, LOW + (self.judge.capacity << 3), True)
         return self.zone("page_reporting_visit", W, 5, 1, 2)
 
     def report(self, *blocks: tuple[int, int], error: str | None = None) -> Story:

@@ -7,7 +7,9 @@ threads shows is found in its log.
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import marshal
 import os
 import random
 import shutil
@@ -21,7 +23,7 @@ pytest.importorskip("msgspec", reason="reading logs needs msgspec (the extra 'an
 
 from stress.cli import main
 from stress.events import EVENTS, SCHEMA_VERSION, field_names
-from stress.log_writer import LogFiles, LogWriter
+from stress.log_writer import LENGTH, LogFiles, LogWriter, serve
 from stress.verify import Verdict, verify
 
 RUN = ["run", "--allocators=2", "--seconds=0.6", "--zones=DMA32=48MiB,Normal=64MiB", "--order=5"]
@@ -240,8 +242,8 @@ def test_records_of_two_threads_are_written_in_the_order_of_time(tmp_path: Path)
     files = LogFiles(tmp_path)
     writer = LogWriter(files, 0)
     # The second thread's record was there before the first one's, and was collected after it.
-    writer.round([(0, "a", 0, [("violation", 20, "late")]), (1, "b", 0, [])])
-    writer.round([(0, "a", 0, []), (1, "b", 0, [("violation", 10, "early")])])
+    writer.round([(0, "a", 0, [("violation", 20, "late")])])
+    writer.round([(1, "b", 0, [("violation", 10, "early")])])
     writer.finish()
     files.close()
     lines = [json.loads(line) for line in (tmp_path / "events-0001.ndjson").read_text().splitlines()]
@@ -262,6 +264,71 @@ def test_every_event_of_the_schema_has_a_name_and_fields_of_its_own() -> None:
     assert len({cls.__name__ for cls in EVENTS.values()}) == len(EVENTS)
     assert field_names("lock_release") == ("zone", "seq", "wait_ns", "hold_ns", "site")
     assert all(cls.__doc__ for cls in EVENTS.values())
+
+
+def frames(*shares: object) -> bytes:
+    """Pack what a collector sends: shares, None for the end, and b"" behind each round."""
+    packed = [share if isinstance(share, bytes) else marshal.dumps(share) for share in shares]  # type: ignore[arg-type]
+    return b"".join(LENGTH.pack(len(frame)) + frame for frame in packed)
+
+
+def test_a_pipe_that_ends_leaves_no_record_that_may_have_seen_what_never_came(tmp_path: Path) -> None:
+    first = (0, "a", 0, [("violation", 10, "whole")])
+    cut = (0, "a", 0, [("violation", 30, "may have seen the other thread's record")])
+    serve(io.BytesIO(frames(first, b"", b"", cut)), tmp_path, 0, 1 << 20)
+    lines = [json.loads(line) for line in (tmp_path / "events-0001.ndjson").read_text().splitlines()]
+    assert [line["text"] for line in lines if line["event"] == "violation"] == ["whole"]
+
+
+def test_a_disk_that_takes_a_part_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(io.BytesIO):
+        def write(self, text: Any) -> int:
+            return super().write(bytes(text)[:7])
+
+    small = Small()
+    files = LogFiles(tmp_path)
+    monkeypatch.setattr(Path, "open", lambda *args, **kwargs: small)
+    files.info(b"a line of more than seven bytes\n")
+    assert small.getvalue() == b"a line of more than seven bytes\n"
+    assert (files.written, files.lost) == (1, 0)
+
+
+def test_lost_records_are_declared_where_they_are_missing(tmp_path: Path) -> None:
+    files = LogFiles(tmp_path)
+    writer = LogWriter(files, 0)
+    writer.round([(0, "teller", 3, [("violation", 1, "x"), ("lost", 2, 0)])])
+    writer.round([(0, "teller", 3, [("violation", 9, "x")])])
+    writer.finish()
+    files.close()
+    lines = [json.loads(line) for line in (tmp_path / "events-0001.ndjson").read_text().splitlines()]
+    told = [(line["event"], line["n"], line.get("count")) for line in lines[1:-1]]
+    assert told == [("violation", 2, None), ("lost", 3, 3), ("violation", 7, None)]
+
+
+def test_a_file_that_was_being_packed_is_read_once(good_run: Path, tmp_path: Path) -> None:
+    text = (good_run / "events-0001.ndjson").read_bytes()
+    (tmp_path / "events-0001.ndjson").write_bytes(text)
+    (tmp_path / "events-0001.ndjson.gz").write_bytes(gzip.compress(text, 1))
+    assert verify(tmp_path).verdict == "SUCCESS"
+
+
+@pytest.mark.parametrize("without", ["rest", "page_reporting_register"])
+def test_a_log_that_lacks_its_corner_stones_is_no_success(
+    without: str, good_lines: Lines, judged: Callable[[Lines], Verdict]
+) -> None:
+    gone = next(line for line in good_lines if line["event"] == without)
+    lines = []
+    for line in good_lines:
+        if line is gone:
+            continue
+        behind = line["thread"] == gone["thread"] and line["n"] > gone["n"]
+        lines.append({**line, "n": line["n"] - 1} if behind else line)
+    threads = dict(lines[-1]["threads"])
+    threads[str(gone["thread"])] -= 1
+    lines[-1] = {**lines[-1], "threads": threads}
+    verdict = judged(lines)
+    assert verdict.verdict != "SUCCESS"
+    assert "expected" not in (verdict.damage or "")  # no number is missing: it is the record that is
 
 
 def test_what_is_left_of_a_killed_run_is_judged_up_to_its_end(good_run: Path, tmp_path: Path) -> None:
