@@ -96,7 +96,17 @@ def test_a_good_story_breaks_nothing() -> None:
     story.tell("page_reporting_unregister", 0, "dev").tell("rest", 0, True)
     lists = [(5, 1, [32, 0])]
     story.zone(
-        "zone_snapshot", 0, 64, [0, 0, 0, 0, 0, 2], [0, 0, 0, 0, 0, 1], [0, 0, 6], 0, lists, [0], [], "1" * 8
+        "zone_snapshot",
+        0,
+        64,
+        [0, 0, 0, 0, 0, 2],
+        [0, 0, 0, 0, 0, 1],
+        [MIN, LOW, 6],
+        0,
+        lists,
+        [0],
+        [],
+        "1" * 8,
     )
     assert story.broken == ["L1"]  # the other block was never reported
 
