@@ -431,7 +431,7 @@ class Violated(Record, tag="violation", gc=False):
 
 
 class Rest(Record, tag="rest", gc=False):
-    """Everything was freed, and the worker came to rest by itself if `settled`; a last snapshot of each zone follows."""
+    """Everything was freed; the worker came to rest by itself if `settled`. A last snapshot of each zone follows."""
 
     settled: bool
 
