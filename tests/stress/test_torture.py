@@ -106,7 +106,7 @@ def test_the_seconds_are_shared_out_among_the_phases() -> None:
 
 def test_a_phase_changes_the_reporters_manners_and_lost_batches_come_back(make: Callable[..., Made]) -> None:
     phases = (Phase("lost", 1.0, {"lose_rate": 1.0}), Phase("good", 1.0, {}))
-    summary = make(phases=phases).run.run()
+    summary = make(phases=phases, seconds=2.0).run.run()
     assert (summary.verdict, summary.stuck_batches) == ("SUCCESS", 0)
     assert summary.failed_batches >= 1
     assert summary.reported_blocks > 0
