@@ -52,7 +52,7 @@ class Buddy(FreeArea):
         self.nr_free_pages = 0  # pages on the lists, those of type ISOLATE left out (NR_FREE_PAGES)
         self.mobility_disabled = False
 
-        # A pageblock in which the zone starts in the middle keeps type 0, as after the kernel's boot.
+        # A pageblock that the zone starts in the middle of keeps type 0, as after the kernel's boot.
         self.pageblock_types = bytearray([MIGRATE_MOVABLE]) * (len(self.state) >> layout.pageblock_order)
         first = start_pfn - self.base_pfn
         if first & (layout.pageblock_nr_pages - 1):

@@ -213,7 +213,9 @@ class FreeArea:
 
     def set_page_reported(self, index: int) -> None:
         """Flag the head of a free block as known to the host."""
-        assert self.state[index] & (KIND_MASK | REPORTED) == BUDDY, self.state[index]
+        assert self.state[index] & (KIND_MASK | REPORTED) == BUDDY, (
+            f"pfn {self.base_pfn + index:#x} is not the head of a free block, or is Reported already"
+        )
         self.state[index] |= REPORTED
         order = self.state[index] & ORDER_MASK
         self.nr_reported[order] += 1

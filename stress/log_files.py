@@ -22,6 +22,9 @@ def log_files(run: Path) -> list[Path]:
         path.stem for path in files if path.suffix == ".gz"
     }  # whoever packs was killed before it was done
     files = [path for path in files if path.name not in packed]
+    params = run / "params.json"
+    if not files and params.exists() and '"log": "off"' in params.read_text(encoding="utf-8"):
+        raise BadLog(f"{run}: this run kept no log (--log off)")
     if not files:
         raise BadLog(f"{run}: expected a run directory with events*.ndjson files, there are none")
     return files

@@ -68,7 +68,7 @@ class LogReader:
             except (OSError, EOFError, zlib.error) as error:
                 raise LogDamage(f"{self.where}: unreadable from here ({error})") from error
         if self.end is None:
-            raise LogDamage(f"{self.where}: the log ends here without its last record: it was cut")
+            raise LogDamage(f"{self.where}: the log was cut here: the run did not come to its end")
 
     def _check(self, record: Record) -> None:
         if self.end is not None:

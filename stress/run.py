@@ -15,6 +15,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb
 
 from pagealloc.memory import Memory
 from pagealloc.policy import PRESETS
@@ -225,7 +227,9 @@ class StressRun:
         """Name the worker's death before whatever follows from it."""
         failure = self._workqueue.failure
         if failure is not None:
-            self._violations.add(f"the reporting worker died: {type(failure).__name__}: {failure}")
+            where = extract_tb(failure.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}, in {where.name}"
+            self._violations.add(f"the reporting worker died: {type(failure).__name__}: {failure} ({place})")
 
     def _load(self) -> None:
         for phase, end_s in self._params.timetable():

@@ -106,12 +106,15 @@ class _Reader:
         self._file = file
 
     def scenario(self, table: dict[str, Any], *, nested: bool) -> Scenario:
-        about = self._text(table, "about", "", required=True)
         rows = table.pop("phases", [])
         self._expect(
             "phases", rows, isinstance(rows, list) and not (nested and rows), "one scenario, no phases"
         )
-        values = self._values(table, "", OPTIONS, "an option of run, about or phases")
+        options = {key: value for key, value in table.items() if key != "about"}
+        values = self._values(
+            options, "", OPTIONS, "an option of run, about or phases"
+        )  # first: a typing error
+        about = self._text(table, "about", "", required=True)
         self._check(values, "")
         phases = tuple(self._phase(row, f"phases[{at}].") for at, row in enumerate(rows, 1))
         names = [phase.name for phase in phases]

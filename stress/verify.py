@@ -86,7 +86,7 @@ def verify(run: Path, progress: Callable[[int], None] = lambda records: None) ->
             verdict.damage = "the log ends without the run's last look at its zones"
     except LogDamage as damage:
         verdict.damage = str(damage)
-    except (LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         verdict.damage = (
             f"{reader.where}: the record fits nothing that came before ({type(error).__name__}: {error})"
         )

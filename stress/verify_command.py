@@ -53,7 +53,7 @@ def print_verdict(verdict: Verdict, seconds: float) -> None:
     if verdict.violation_count > len(verdict.violations):
         print(f"!!! and {verdict.violation_count - len(verdict.violations):,} more")
     if verdict.damage is not None:
-        print(f"the log is damaged, and not judged from there on: {verdict.damage}")
+        print(f"not judged from here on: {verdict.damage}")
     rate = verdict.records / seconds if seconds else 0.0
     print(
         f"{verdict.verdict} {verdict.records:,} records, {verdict.violation_count} violations "

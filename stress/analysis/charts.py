@@ -142,7 +142,7 @@ def memory(runs: Runs) -> Chart | None:
     return Chart(
         "Memory over time",
         "What all pages are at, stacked, and what the operating system holds for them (line). Without reporting the "
-        "line would only rise; what lies above it is memory that reporting gave back.",
+        "line would only rise; what lies above it was given back, or not touched yet.",
         figure,
     )
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         required=True,
         metavar="SECONDS",
-        help="time since the run began; behind its end: the end",
+        help="time since the run began; later than its end: the end",
     )
 
 

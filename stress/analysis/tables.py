@@ -79,7 +79,7 @@ def throughput(log: RunLog, width_s: float) -> Rows:
         bins AS (
             SELECT unnest(range(ceil(end_s / {width_s})::BIGINT)) AS bin, end_s FROM ends
             WHERE EXISTS (FROM calls))
-        SELECT bin * {width_s} AS seconds,
+        SELECT bin * {width_s}::DOUBLE AS seconds,
             coalesce(allocs, 0) / least({width_s}, end_s - bin * {width_s}) AS allocs_per_s,
             coalesce(frees, 0) / least({width_s}, end_s - bin * {width_s}) AS frees_per_s
         FROM bins LEFT JOIN calls USING (bin) ORDER BY bin""")

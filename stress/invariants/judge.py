@@ -8,8 +8,8 @@ What is judged where:
   passes), L1 .. L4 (requests, rest).
 
 Of the others, S8 has no event of its own: the snapshots would show a page that is Reported and not free. S25 is
-seen by whoever owns the page (`violation`). L5 is a `page_reporting_unregister` that comes, L6 is in the lock's
-figures, L7 needs a caller who tries again, and L8 is L1 for the request behind the failure.
+checked by the page's owner, who logs a `violation`. L5 holds when `page_reporting_unregister` is logged, L6 is in the
+lock's figures, L7 needs a caller who tries again, and L8 is L1 for the request behind the failure.
 
 The permitted cases of starvation are not flagged: a failed report, a refused isolation, a lost scatterlist and a zone
 below its marks each excuse what stays unreported.
@@ -115,7 +115,10 @@ class Judge:
         """Account for an event under a zone lock."""
         holder = self.holders.setdefault(zone, thread)
         if holder != thread:
-            self.fail("S9", f"thread {thread} changes zone {zone} inside thread {holder}'s hold of its lock")
+            self.fail(
+                "S9",
+                f"thread {thread} changes zone {self.zones[zone].name} inside thread {holder}'s hold of its lock",
+            )
         if thread in self._asking:
             del self._asking[thread]
             self.fail("S24", f"thread {thread} freed a block large enough, and asked nobody for a report")
@@ -153,7 +156,7 @@ class Judge:
         if pfn >= 0:
             shadow = self.zone_of(pfn)
             if shadow is None:
-                self.fail("S25", f"thread {thread} gets pfn {pfn}, which is in no zone")
+                self.fail("S25", f"thread {thread} gets pfn {pfn:#x}, which is in no zone")
             else:
                 shadow.owner(thread, pfn, order)
 
@@ -161,7 +164,7 @@ class Judge:
         self._passes_since_free = 0
         shadow = self.zone_of(pfn)
         if shadow is None:
-            self.fail("S2", f"thread {thread} frees pfn {pfn}, which is in no zone")
+            self.fail("S2", f"thread {thread} frees pfn {pfn:#x}, which is in no zone")
         else:
             shadow.disown(thread, pfn, order)
 
@@ -344,7 +347,10 @@ class Judge:
             self.fail("S22", f"batch {batch} goes to a reporter whose device has left")
         for held, holder in self.holders.items():
             if holder == thread:
-                self.fail("S9", f"the reporter is called while its thread holds the lock of zone {held}")
+                self.fail(
+                    "S9",
+                    f"the reporter is called while its thread holds the lock of zone {self.zones[held].name}",
+                )
         if not 1 <= len(blocks) <= self.capacity:
             self.fail("S11", f"a batch of {len(blocks)} blocks, capacity {self.capacity}")
         keys = {(pfn, order) for pfn, order in blocks}
@@ -356,7 +362,7 @@ class Judge:
         for pfn, order in keys:
             if not (self.order <= order < self.zones[zone].nr_orders and pfn % (1 << order) == 0):
                 self.fail(
-                    "S11", f"pfn {pfn} order {order} may not be in a batch of order {self.order} and more"
+                    "S11", f"pfn {pfn:#x} order {order} may not be in a batch of order {self.order} and more"
                 )
         self.batch = blocks
         self._done_by_host = set()
@@ -401,7 +407,7 @@ class Judge:
     ) -> None:
         shadow = self._locked(thread, zone)
         if (pfn, order) in shadow.with_host:
-            self.fail("S12", f"pfn {pfn} order {order} is put back while the host has it")
+            self.fail("S12", f"pfn {pfn:#x} order {order} is put back while the host has it")
         shadow.putback(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
 
     def reported(self, thread: int, zone: int, seq: int, pfn: int, order: int) -> None:
@@ -437,6 +443,7 @@ class Judge:
             withheld = shadow.type_of[pfn] == MIGRATE_ISOLATE
             if order >= self.order and pfn not in shadow.reported and not withheld:
                 self.fail(
-                    "L1", f"pfn {pfn} order {order} of zone {shadow.name} is free, and nobody will report it"
+                    "L1",
+                    f"pfn {pfn:#x} order {order} of zone {shadow.name} is free, and nobody will report it",
                 )
                 return

@@ -125,7 +125,7 @@ class ShadowZone:
                 if blocks.get(head, -1) >= order:
                     owner = self.owned.get(head)
                     what = kind if owner is None or kind != "taken" else f"owned by thread {owner}"
-                    return head, f"{what} as pfn {head} order {blocks[head]}"
+                    return head, f"{what} as pfn {head:#x} order {blocks[head]}"
         return NO_BLOCK
 
     def describe(self, pfn: int) -> str:
@@ -139,13 +139,15 @@ class ShadowZone:
             invariant = "S10" if "in flight" in self.describe(pfn) else "S2"
             self.fail(
                 invariant,
-                f"pfn {pfn} order {order} is taken from the free lists, split from order {from_order}, but it is "
+                f"pfn {pfn:#x} order {order} is taken from the free lists, split from order {from_order}, but it is "
                 f"{self.describe(pfn)}",
             )
             self.taken[pfn] = order
             return
         if self.type_of[pfn] != migratetype:
-            self.fail("S6", f"pfn {pfn} is taken from list {migratetype}, it is on list {self.type_of[pfn]}")
+            self.fail(
+                "S6", f"pfn {pfn:#x} is taken from list {migratetype}, it is on list {self.type_of[pfn]}"
+            )
         self._unlist(pfn)
         for k in range(from_order - 1, order - 1, -1):
             self._list(pfn + (1 << k), k, migratetype, to_tail=False)
@@ -156,13 +158,17 @@ class ShadowZone:
     ) -> None:
         """Put a taken block on the lists."""
         if pfn in self.owned:
-            self.fail("S2", f"pfn {pfn} comes to the free lists while thread {self.owned.pop(pfn)} owns it")
+            self.fail(
+                "S2", f"pfn {pfn:#x} comes to the free lists while thread {self.owned.pop(pfn)} owns it"
+            )
         if self.taken.get(pfn) != order:
             invariant = "S10" if pfn in self.in_flight else "S2"
-            self.fail(invariant, f"pfn {pfn} order {order} is freed, but it is {self.describe(pfn)}")
+            self.fail(invariant, f"pfn {pfn:#x} order {order} is freed, but it is {self.describe(pfn)}")
         self.taken.pop(pfn, None)
         if migratetype != self.block_type(pfn):
-            self.fail("S6", f"pfn {pfn} goes to list {migratetype}, its pageblock is {self.block_type(pfn)}")
+            self.fail(
+                "S6", f"pfn {pfn:#x} goes to list {migratetype}, its pageblock is {self.block_type(pfn)}"
+            )
         self._merge(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
 
     def putback(
@@ -171,13 +177,14 @@ class ShadowZone:
         """Put a block that was in flight on the lists; nobody is asked for a report."""
         if self.in_flight.get(pfn) != order:
             if self.taken.pop(pfn, None) == order:
-                self.fail("S24", f"pfn {pfn} order {order} is freed without asking for a report")
+                self.fail("S24", f"pfn {pfn:#x} order {order} is freed without asking for a report")
             else:
-                self.fail("S10", f"pfn {pfn} order {order} is put back, but it is {self.describe(pfn)}")
+                self.fail("S10", f"pfn {pfn:#x} order {order} is put back, but it is {self.describe(pfn)}")
         self.in_flight.pop(pfn, None)
         if migratetype != self.block_type(pfn):
             self.fail(
-                "S20", f"pfn {pfn} is put back on list {migratetype}, its pageblock is {self.block_type(pfn)}"
+                "S20",
+                f"pfn {pfn:#x} is put back on list {migratetype}, its pageblock is {self.block_type(pfn)}",
             )
         whole = (merged_pfn, merged_order) == (pfn, order)
         told = (pfn, order) in self.told
@@ -193,16 +200,16 @@ class ShadowZone:
             buddy = at ^ (1 << k)
             if self.free.get(buddy) != k:
                 self.fail(
-                    "S3", f"pfn {at} order {k} merges with pfn {buddy}, which is {self.describe(buddy)}"
+                    "S3", f"pfn {at:#x} order {k} merges with pfn {buddy:#x}, which is {self.describe(buddy)}"
                 )
             else:
                 if k >= self.pageblock_order and not self._may_merge(migratetype, buddy):
-                    self.fail("S7", f"pfn {at} of type {migratetype} merges with a pageblock kept apart")
+                    self.fail("S7", f"pfn {at:#x} of type {migratetype} merges with a pageblock kept apart")
                 self._unlist(buddy)
             at &= buddy
         if at != merged_pfn or merged_order < order:
             self.fail(
-                "S3", f"pfn {pfn} order {order} cannot merge into pfn {merged_pfn} order {merged_order}"
+                "S3", f"pfn {pfn:#x} order {order} cannot merge into pfn {merged_pfn:#x} order {merged_order}"
             )
         if merged_order < self.nr_orders - 1:
             buddy = merged_pfn ^ (1 << merged_order)
@@ -210,9 +217,11 @@ class ShadowZone:
                 self.free.get(buddy) == merged_order and self._may_merge(migratetype, buddy)
             )
             if due and self.free.get(buddy) == merged_order:
-                self.fail("S3", f"pfn {merged_pfn} order {merged_order} does not merge with its free buddy")
+                self.fail(
+                    "S3", f"pfn {merged_pfn:#x} order {merged_order} does not merge with its free buddy"
+                )
         if merged_pfn in self.free:
-            self.fail("S2", f"pfn {merged_pfn} comes to the free lists twice")
+            self.fail("S2", f"pfn {merged_pfn:#x} comes to the free lists twice")
             self._unlist(merged_pfn)
         self._list(merged_pfn, merged_order, migratetype, to_tail)
 
@@ -225,7 +234,7 @@ class ShadowZone:
     def isolate(self, pfn: int, order: int, migratetype: int, free_pages: int, usable_pages: int) -> None:
         """Take a free block off its list for the reporter."""
         if self.free.get(pfn) != order:
-            self.fail("S26", f"pfn {pfn} order {order} is isolated, but it is {self.describe(pfn)}")
+            self.fail("S26", f"pfn {pfn:#x} order {order} is isolated, but it is {self.describe(pfn)}")
         else:
             if not self.giving_back:
                 self._judge_isolation(pfn, order, migratetype, usable_pages)
@@ -233,20 +242,20 @@ class ShadowZone:
         if free_pages != self.nr_free_pages:
             self.fail(
                 "S5",
-                f"isolating pfn {pfn} leaves {self.nr_free_pages} free pages, the zone counts {free_pages}",
+                f"isolating pfn {pfn:#x} leaves {self.nr_free_pages} free pages, the zone counts {free_pages}",
             )
             self.nr_free_pages = free_pages
         self.in_flight[pfn] = order
 
     def _judge_isolation(self, pfn: int, order: int, migratetype: int, usable_pages: int) -> None:
         if pfn in self.reported:
-            self.fail("S18", f"pfn {pfn} order {order} is Reported, and taken to be reported again")
+            self.fail("S18", f"pfn {pfn:#x} order {order} is Reported, and taken to be reported again")
         if migratetype == MIGRATE_ISOLATE or self.block_type(pfn) == MIGRATE_ISOLATE:
-            self.fail("S11", f"pfn {pfn} is taken out of a pageblock that is withheld")
+            self.fail("S11", f"pfn {pfn:#x} is taken out of a pageblock that is withheld")
         if usable_pages <= self.watermark[WMARK_MIN]:
             self.fail(
                 "S16",
-                f"isolating pfn {pfn} order {order} leaves {usable_pages} pages, the min mark is "
+                f"isolating pfn {pfn:#x} order {order} leaves {usable_pages} pages, the min mark is "
                 f"{self.watermark[WMARK_MIN]}",
             )
 
@@ -254,19 +263,21 @@ class ShadowZone:
         """Hear that a block may not be isolated."""
         if not self.giving_back and usable_pages > self.watermark[WMARK_MIN] + (1 << order):
             self.fail(
-                "S16", f"pfn {pfn} order {order} is refused with {usable_pages} pages, above the min mark"
+                "S16", f"pfn {pfn:#x} order {order} is refused with {usable_pages} pages, above the min mark"
             )
 
     def set_reported(self, pfn: int, order: int, *, failed: bool) -> None:
         """Flag a free block; `failed`: the last report was refused."""
         if self.free.get(pfn) != order:
-            self.fail("S1", f"pfn {pfn} order {order} is flagged as Reported, but it is {self.describe(pfn)}")
+            self.fail(
+                "S1", f"pfn {pfn:#x} order {order} is flagged as Reported, but it is {self.describe(pfn)}"
+            )
             return
         if (pfn, order) not in self.told:
             invariant = "S14" if failed else "S13"
             self.fail(
                 invariant,
-                f"pfn {pfn} order {order} is Reported, but no device was told of this block as it is",
+                f"pfn {pfn:#x} order {order} is Reported, but no device was told of this block as it is",
             )
         self.reported.add(pfn)
 
@@ -274,7 +285,7 @@ class ShadowZone:
         """Turn a list so that `pfn` is its first."""
         if self.free.get(pfn) != order or self.type_of[pfn] != migratetype:
             self.fail(
-                "S26", f"list {order}.{migratetype} is turned to pfn {pfn}, which is {self.describe(pfn)}"
+                "S26", f"list {order}.{migratetype} is turned to pfn {pfn:#x}, which is {self.describe(pfn)}"
             )
             return
         before = self.list_pfns(order, migratetype)
@@ -285,7 +296,9 @@ class ShadowZone:
     def move(self, pfn: int, order: int, migratetype: int, to_tail: bool) -> None:
         """Move a block that stays free to another migratetype's list; Reported stays as it is."""
         if self.free.get(pfn) != order:
-            self.fail("S1", f"pfn {pfn} order {order} is moved between lists, but it is {self.describe(pfn)}")
+            self.fail(
+                "S1", f"pfn {pfn:#x} order {order} is moved between lists, but it is {self.describe(pfn)}"
+            )
             return
         reported, told = pfn in self.reported, (pfn, order) in self.told
         self._unlist(pfn)
@@ -318,7 +331,7 @@ class ShadowZone:
             covered += 1 << inner
             at += 1 << inner
         if covered != 1 << order:
-            self.fail("S2", f"pfn {pfn} order {order} becomes one block, but not all of it is allocated")
+            self.fail("S2", f"pfn {pfn:#x} order {order} becomes one block, but not all of it is allocated")
         self._take(pfn, order, owner)
 
     def _take(self, pfn: int, order: int, owner: int | None) -> None:
@@ -331,16 +344,18 @@ class ShadowZone:
         if self.taken.get(pfn) != order:
             invariant = "S10" if "in flight" in self.describe(pfn) else "S2"
             self.fail(
-                invariant, f"thread {thread} gets pfn {pfn} order {order}, but it is {self.describe(pfn)}"
+                invariant, f"thread {thread} gets pfn {pfn:#x} order {order}, but it is {self.describe(pfn)}"
             )
         if pfn in self.owned:
-            self.fail("S2", f"thread {thread} gets pfn {pfn}, which thread {self.owned[pfn]} owns")
+            self.fail("S2", f"thread {thread} gets pfn {pfn:#x}, which thread {self.owned[pfn]} owns")
         self.owned[pfn] = thread
 
     def disown(self, thread: int, pfn: int, order: int) -> None:
         """Hear that an owner is about to free a block."""
         if self.owned.pop(pfn, None) is None or self.taken.get(pfn) != order:
-            self.fail("S2", f"thread {thread} frees pfn {pfn} order {order}, but it is {self.describe(pfn)}")
+            self.fail(
+                "S2", f"thread {thread} frees pfn {pfn:#x} order {order}, but it is {self.describe(pfn)}"
+            )
 
     # -- snapshots -------------------------------------------------------------------------------------
 
@@ -377,7 +392,7 @@ class ShadowZone:
         self._compare_lists({(order, migratetype): list(pfns) for order, migratetype, pfns in lists})
         if set(reported) != self.reported:
             wrong = min(set(reported) ^ self.reported)
-            self.fail("S1", f"pfn {wrong}: the zone and its events disagree whether it is Reported")
+            self.fail("S1", f"pfn {wrong:#x}: the zone and its events disagree whether it is Reported")
         if flying != self.in_flight:
             self.fail(
                 "S10",
@@ -385,7 +400,7 @@ class ShadowZone:
             )
         if taken != self.taken:
             wrong, _ = min(set(taken.items()) ^ set(self.taken.items()))
-            self.fail("S2", f"pfn {wrong} is {self.describe(wrong)} by the events, and not so in the zone")
+            self.fail("S2", f"pfn {wrong:#x} is {self.describe(wrong)} by the events, and not so in the zone")
         if types != self.types:
             self.fail("S6", "the pageblocks' types are not those that the events gave them")
 

@@ -253,7 +253,7 @@ def _print_mutants(hunts: list[Hunt]) -> None:
             f"{one.switches_found} → {one.switches_shrunk}" if one.switches_found else "",
         )
     console.print(table, highlight=False, markup=False)
-    for name, why in NOT_EXPRESSIBLE.items():
+    for name, why in NOT_EXPRESSIBLE.items() if len(hunts) == len(MUTANTS) else ():
         console.print(f"not expressible: {name}: {why}", highlight=False, markup=False, soft_wrap=True)
     ratio = _switches_ratio(hunts)
     if ratio is not None:

@@ -37,13 +37,13 @@ REPORTED_HEADS = re.compile(b"[%s]" % re.escape(bytes(BUDDY | REPORTED | n for n
 
 # What a story says of an event, of those that have a block: the first two fields behind zone and number.
 TOLD = {
-    "mm_page_alloc_zone_locked": "leaves the free lists",
-    "mm_page_free_zone_locked": "comes back to the free lists",
+    "mm_page_alloc_zone_locked": "takes",
+    "mm_page_free_zone_locked": "frees",
     "page_reporting_isolate": "isolates",
     "page_reporting_putback": "puts back",
     "page_reporting_reported": "flags as Reported",
     "page_reporting_refused": "may not isolate",
-    "move_to_free_list": "moves to another list",
+    "move_to_free_list": "moves to another type's list",
 }
 
 
@@ -109,7 +109,7 @@ class Oracle:
             for pfn, order in fields[2]:
                 self.world.note("hands to the reporter", self._zones[fields[1]].name, pfn, order)
         elif event == "page_reporting_report_end" and self.judge.batch is not None:
-            what = "has it reported" if fields[2] is None else "is refused"
+            what = "is told that the host has" if fields[2] is None else "is told that the host refused"
             for pfn, order in self.judge.batch:
                 self.world.note(what, self._zones[fields[1]].name, pfn, order)
 
@@ -149,7 +149,7 @@ class Oracle:
             wrong = min(reported ^ shadow.reported)
             flagged = "is Reported, but no device was told of this block"
             text = flagged if wrong in reported else "is not Reported any more, and nobody took it"
-            self.fail("S13", f"pfn {wrong} {text}")
+            self.fail("S13", f"pfn {wrong:#x} {text}")
         if zone.nr_free != shadow.nr_free or zone.nr_free_pages != shadow.nr_free_pages:
             shadow.counts(zone.nr_free_pages, zone.nr_free, zone.nr_reported)
 
@@ -233,7 +233,7 @@ class WatchedZone(Zone):
         self._held()
         before = list(self.list_pfns(order, migratetype))
         # Judged first: turning a list to what is not on it leaves a ring without an end.
-        oracle.expect(pfn in before, "S26", lambda: f"{before} is turned to pfn {pfn}, which is not on it")
+        oracle.expect(pfn in before, "S26", lambda: f"{before} is turned to pfn {pfn:#x}, which is not on it")
         super().rotate_to_front(pfn, order, migratetype)
         after = list(self.list_pfns(order, migratetype))
         at = before.index(pfn)
@@ -245,7 +245,7 @@ class WatchedZone(Zone):
         if pfn >= 0 and self._oracle is not None:
             value = self.state[pfn - self.base_pfn]
             self._oracle.expect(
-                not value & REPORTED, "S25", lambda: f"pfn {pfn} is allocated with the Reported bit set"
+                not value & REPORTED, "S25", lambda: f"pfn {pfn:#x} is allocated with the Reported bit set"
             )
         return pfn
 

@@ -65,13 +65,13 @@ def tell(console: Console, world: World, title: str) -> None:
 
 def page_history(log: list[LogEntry], world: World, text: str) -> list[str]:
     """Say what was done to the pages that a violation names, in order."""
-    frames = {int(pfn) for pfn in re.findall(r"pfns? \[?(\d+)", text)}
+    frames = {int(pfn, 0) for pfn in re.findall(r"pfns? \[?(0x[0-9a-f]+|\d+)", text)}
     lines = []
     for entry in log:
         inside = any(entry.pfn <= frame < entry.pfn + (1 << entry.order) for frame in frames)
         if entry.kind == "page" and inside:
             who = world.tasks[entry.task].name
-            lines.append(f"{entry.now_s:6.1f} s  {who} {entry.text} pfn {entry.pfn} order {entry.order}")
+            lines.append(f"{entry.now_s:6.1f} s  {who} {entry.text} pfn {entry.pfn:#x} order {entry.order}")
     return lines
 
 
@@ -100,15 +100,20 @@ def _cell(turn: Turn, *, boot: bool) -> Text:
     """Draw a turn. In the first one the machine is built, alone: only what became of pages is told."""
     entries = [entry for entry in turn.entries if entry.kind == "page"] if boot else turn.entries
     lines = [
-        f"{entry.text} pfn {entry.pfn} order {entry.order}"
+        f"{entry.text} pfn {entry.pfn:#x} order {entry.order}"
         if entry.kind == "page"
         else f"{entry.text} {entry.subject}"
         for entry in entries
     ]
     if len(lines) > DONE_IN_A_TURN:
-        pages = [line for line, entry in zip(lines, entries, strict=True) if entry.kind == "page"]
-        shown = [lines[0], *pages[-DONE_IN_A_TURN + 2 :], lines[-1]]
-        lines = [*dict.fromkeys(shown), f"({len(turn.entries)} steps)"]
+        pages = [at for at, entry in enumerate(entries) if entry.kind == "page"]
+        handed = [at for at in pages if lines[at].startswith("hands to")]  # often what an invariant is about
+        kept = sorted({0, *handed, *pages[-DONE_IN_A_TURN + 2 :], len(lines) - 1})
+        left_out = len(lines) - len(kept)
+        lines = [lines[at] for at in kept]
+        if left_out:
+            lines.insert(-1, f"({left_out} more)")
+        lines.append(f"({len(turn.entries)} steps)")
     elif boot:
         lines.append(f"(boot: {len(turn.entries)} steps)")
     text = Text("\n".join(lines))

@@ -497,7 +497,7 @@ def test_a_trace_of_a_log_that_was_cut_ends_where_the_log_does(tmp_path: Path) -
     log("page_reporting_pass_begin", 1.0, 0, 1)
     log("lock_release", 3.0, 0, 0, 1000, 1000, "cycle")
     path = tmp_path / "trace.json"
-    assert "it was cut" in (write_perfetto(path, log.write(tmp_path / "cut", end=False)) or "")
+    assert "the log was cut" in (write_perfetto(path, log.write(tmp_path / "cut", end=False)) or "")
     slices = {
         event["name"]: (event["ts"], event["dur"])
         for event in json.loads(path.read_text())["traceEvents"]

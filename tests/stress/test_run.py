@@ -217,7 +217,9 @@ def test_a_reporter_that_ends_the_worker_makes_the_run_fail(stress: Run) -> None
 
     summary = stress(Murderer())
     assert summary.verdict == "FAILURE"
-    assert "the reporting worker died: GeneratorExit: 3" in summary.violations
+    (death,) = [text for text in summary.violations if "worker died" in text]
+    assert death.startswith("the reporting worker died: GeneratorExit: 3 (test_run.py:")
+    assert death.endswith(", in report)")
 
 
 # -- planted faults ------------------------------------------------------------------------------------------

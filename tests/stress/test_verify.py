@@ -141,7 +141,7 @@ def test_a_log_without_its_end_cannot_be_decided(
 ) -> None:
     verdict = judged(good_lines[:-1])
     assert verdict.verdict == "CANNOT DECIDE"
-    assert "it was cut" in (verdict.damage or "")
+    assert "the log was cut" in (verdict.damage or "")
 
 
 def test_lost_records_are_a_verdict_of_their_own(
