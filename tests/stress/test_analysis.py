@@ -620,3 +620,8 @@ def test_a_file_that_cannot_be_written_is_named(
     page = ["--report", str(tmp_path / "page.html")] if option == "--perfetto" else []
     assert main(["analyze", str(small_run), *page, option, str(target)]) == 2
     assert capsys.readouterr().err == f"stress: {option}: {target}: No such file or directory\n"
+
+
+def test_the_figures_of_a_whole_run_are_json(recorded_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", str(recorded_run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["records"] > 1000
