@@ -13,7 +13,7 @@ and never across anything that sleeps (`zone->lock`); a *mutex* may be held for 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -122,6 +122,6 @@ class Sync(Protocol):
         """Return the calling thread's name."""
         ...
 
-    def caller(self) -> str:
-        """Return the name of the function that called the caller's caller: a lock's call site."""
+    def frame(self, depth: int, /) -> FrameType:
+        """Return the caller's frame, or the one `depth` calls further out: a lock's call site."""
         ...

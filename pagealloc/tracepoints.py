@@ -18,14 +18,17 @@ counted and dropped until the buffer was emptied: nothing behind a gap is told a
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from pagealloc.sync import Lock, Sync
 
 RECORDS_MAX = 1 << 17  # in one thread's buffer: some 25 MB when it is full
 ROOM_INTERVAL_S = 0.002
 
-Record = tuple[object, ...]  # (event, nanoseconds, field, ...)
+Record = tuple[
+    Any, ...
+]  # (event, nanoseconds, fields), and under a zone lock the zone's number and the record's
 
 
 class Trace(Protocol):
@@ -62,7 +65,7 @@ class Buffer:
         """Lose a record; the first that is lost leaves a mark where it would have been."""
         records = self.records
         if not records or records[-1][0] != "lost":
-            records.append(("lost", now_ns, 0))
+            records.append(("lost", now_ns, (0,)))
         self.lost += 1
 
 
@@ -111,7 +114,7 @@ class Tracer:
             buffer = local.value
             records = buffer.records
             if len(records) < records_max:
-                records.append((event, clock_ns(), *fields))
+                records.append((event, clock_ns(), fields))
             else:
                 buffer.overflow(clock_ns())
 
@@ -134,10 +137,10 @@ class Tracer:
             records = buffer.records
             if len(records) >= wait_at:
                 self._await_room(buffer, wait_at)
-            if len(records) < records_max:
-                records.append((event, clock_ns(), *fields))
-            else:
-                buffer.overflow(clock_ns())
+                if len(records) >= records_max:
+                    buffer.overflow(clock_ns())
+                    return
+            records.append((event, clock_ns(), fields))
 
         return trace
 
@@ -162,7 +165,7 @@ class Tracer:
             buffer = local.value
             records = buffer.records
             if len(records) < records_max:
-                records.append((event, clock_ns(), number, seq, *fields))
+                records.append((event, clock_ns(), fields, number, seq))
             else:
                 buffer.overflow(clock_ns())
 
@@ -178,10 +181,11 @@ class StatLock:
 
     __slots__ = (
         "_clock_ns",
+        "_frame",
         "_inner",
         "_since_ns",
-        "_site",
         "_thread_trace",
+        "_try",
         "_waited_ns",
         "_zone_trace",
         "acquisitions",
@@ -200,8 +204,9 @@ class StatLock:
         self.wait_ns = 0
         self.hold_ns = 0
         self._inner = inner
+        self._try: Callable[[bool], bool] = getattr(inner, "try_once", inner.acquire)
         self._clock_ns = sync.monotonic_ns
-        self._site = sync.caller
+        self._frame = sync.frame
         self._zone_trace = zone_trace
         self._thread_trace = thread_trace
         self._since_ns = 0
@@ -213,8 +218,7 @@ class StatLock:
         return self._inner
 
     def acquire(self, blocking: bool = True, /) -> bool:
-        inner = self._inner
-        if inner.acquire(False):
+        if self._try(False):
             self._since_ns = self._clock_ns()
             self._waited_ns = 0
             self.acquisitions += 1
@@ -223,8 +227,8 @@ class StatLock:
             return False
         begin_ns = self._clock_ns()
         if self._thread_trace is not None:
-            self._thread_trace("lock_contended", self.number, self._site())
-        inner.acquire()
+            self._thread_trace("lock_contended", self.number, self._frame(1).f_code.co_name)
+        self._inner.acquire()
         self._since_ns = now_ns = self._clock_ns()
         self._waited_ns = now_ns - begin_ns
         self.acquisitions += 1
@@ -236,7 +240,7 @@ class StatLock:
         held_ns = self._clock_ns() - self._since_ns
         self.hold_ns += held_ns
         if self._zone_trace is not None:
-            self._zone_trace("lock_release", self._waited_ns, held_ns, self._site())
+            self._zone_trace("lock_release", self._waited_ns, held_ns, self._frame(1).f_code.co_name)
         self._inner.release()
 
     def locked(self) -> bool:

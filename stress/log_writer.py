@@ -35,10 +35,11 @@ from pagealloc.gfp import gfp_names
 from pagealloc.sync import Thread
 from pagealloc.sync_real import RealSync
 from pagealloc.tracepoints import Record
-from stress.events import EVENTS, HEADER, MmPageAlloc, ZoneRecord, field_names
+from stress.events import EVENTS, HEADER, MmPageAlloc, field_names
 
 ROTATE_BYTES = 256 << 20
 LENGTH = struct.Struct("<I")  # in front of every frame; a frame of no bytes ends a round
+ZONE_AT = 3  # where a record made under a zone lock has the zone's number, and behind it its own
 BATCH_RECORDS = 4096  # rendered and written together
 
 # One buffer's share of a round: (thread, name, records lost so far, records).
@@ -168,7 +169,6 @@ class LogWriter:
         )
         self._start_ns = start_ns
         self._makers = {event: _maker(event) for event in EVENTS}
-        self._of_zone = {event for event, cls in EVENTS.items() if issubclass(cls, ZoneRecord)}
         self._last_n: dict[int, int] = {}
         self._last_seq: dict[int, int] = {}
         self._lost: dict[int, int] = {}
@@ -181,14 +181,14 @@ class LogWriter:
         for thread, name, lost, records in shares:
             if thread not in self._last_n:
                 self._last_n[thread] = 0
-                begin_ns: int = records[0][1]  # type: ignore[assignment]
-                self._pending.append((begin_ns, thread, ("thread_begin", begin_ns, name)))
-            self._pending += [(record[1], thread, record) for record in records]  # type: ignore[misc]
+                begin_ns: int = records[0][1]
+                self._pending.append((begin_ns, thread, ("thread_begin", begin_ns, (name,))))
+            self._pending += [(record[1], thread, record) for record in records]
             self._newest_ns = max(self._newest_ns, self._pending[-1][0])
             if records[-1][0] == "lost":
                 # The mark that a full buffer ends with; how many followed it is known only now.
                 at_ns, _, _ = self._pending[-1]
-                self._pending[-1] = at_ns, thread, ("lost", at_ns, lost - self._lost.get(thread, 0))
+                self._pending[-1] = at_ns, thread, ("lost", at_ns, (lost - self._lost.get(thread, 0),))
                 self._lost[thread] = lost
         self._write_until(self._horizon_ns)
         self._horizon_ns = self._newest_ns
@@ -203,13 +203,15 @@ class LogWriter:
         del pending[:done]
 
     def _line(self, at_ns: int, thread: int, record: Record) -> Line:
-        event, _, *fields = record
+        event, fields = record[0], record[2]
         n = self._last_n[thread] = self._last_n[thread] + 1
-        if event in self._of_zone:
-            self._last_seq[fields[0]] = fields[1]  # type: ignore[index, assignment]
-        elif event == "lost":
-            self._last_n[thread] += fields[0]  # type: ignore[operator]
-        return self._makers[event](at_ns - self._start_ns, thread, n, *fields)  # type: ignore[index]
+        if len(record) > ZONE_AT:
+            zone, seq = record[ZONE_AT:]
+            self._last_seq[zone] = seq
+            return self._makers[event](at_ns - self._start_ns, thread, n, zone, seq, *fields)
+        if event == "lost":
+            self._last_n[thread] += fields[0]
+        return self._makers[event](at_ns - self._start_ns, thread, n, *fields)
 
     def finish(self) -> None:
         """Write what was held back and the last record: the run ended well."""

@@ -24,8 +24,11 @@ from stress.bench.measure import (
     take_turns,
 )
 from stress.bench.workloads import ZONE_PAGES, front, mixed
+from stress.params import RunParams
 from stress.recorder import LogResult, Recorder
+from stress.run import StressRun
 from workers.page_reporting import PageReporting
+from workers.reporters import load_reporter
 from workers.workqueue import Workqueue
 
 
@@ -91,6 +94,10 @@ def tracepoints(effort: Effort) -> list[Row]:
     logs = take_turns(
         {"with": partial(_logged, effort), "without": partial(_unlogged, effort)}, effort.rounds
     )
+    runs = take_turns(
+        {"with": partial(_stress_run, effort, "all"), "without": partial(_stress_run, effort, "off")},
+        effort.rounds,
+    )
     written = [result.written for _, result in logs["with"] if result is not None]
     lost = [result.lost for _, result in logs["with"] if result is not None]
     return [
@@ -103,7 +110,15 @@ def tracepoints(effort: Effort) -> list[Row]:
             against="methods without them",
         ),
         compare(
-            "all tracepoints on and written to a log, against off",
+            "a stress run with all tracepoints written to its log, against one without",
+            runs["with"],
+            runs["without"],
+            goal=0.5,
+            unit="calls/s",
+            against="tracepoints off",
+        ),
+        compare(
+            "bare pairs past the page sets, all tracepoints on and written to a log, against off",
             [rate for rate, _ in logs["with"]],
             [rate for rate, _ in logs["without"]],
             goal=None,
@@ -112,6 +127,17 @@ def tracepoints(effort: Effort) -> list[Row]:
             figures={"records written": float(sum(written)), "records lost": float(sum(lost))},
         ),
     ]
+
+
+def _stress_run(effort: Effort, log: str) -> float:
+    """Return the calls per second of allocator threads that churn at a steady level, beside the worker."""
+    params = RunParams(seconds=effort.warm_up_s + effort.threads_s, rhythm="0.6:1000", log=log)
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder), SYNC, params.as_dict(), {}) if log == "all" else None
+        summary = StressRun(params, SYNC, load_reporter("discard"), lambda status: None, recorder).run()
+        if recorder is not None:
+            recorder.finish()
+    return (summary.allocs + summary.frees) / summary.seconds
 
 
 def _unlogged(effort: Effort) -> tuple[float, LogResult | None]:

@@ -7,7 +7,9 @@ may have changed it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Generic, TypeVar
 
 from greenlet import GreenletExit
@@ -317,8 +319,8 @@ class ControlledSync:
     def thread_name(self) -> str:
         return self.world.current.name
 
-    def caller(self) -> str:
-        return ""
+    def frame(self, depth: int, /) -> FrameType:
+        return sys._getframe(depth + 1)  # noqa: SLF001 - the one way that costs no traceback
 
     def rng(self, seed: int) -> Rng:
         """Return a stream that the schedule decides; in a virtual world, where nobody searches, the seed's."""

@@ -54,8 +54,8 @@ def test_records_of_a_zone_are_numbered_without_a_gap_whoever_makes_them(
 
     run_together(work, work, work)
     records = [record for _, records in tracer.collect() for record in records]
-    assert sorted(record[3] for record in records) == list(range(1, 601))  # type: ignore[type-var]
-    assert {record[2] for record in records} == {7}
+    assert sorted(record[4] for record in records) == list(range(1, 601))
+    assert {record[3] for record in records} == {7}
 
 
 def test_every_thread_has_a_buffer_with_its_name_that_outlives_it(

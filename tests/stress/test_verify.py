@@ -228,7 +228,7 @@ def test_a_file_that_is_large_enough_is_packed_and_the_next_one_begins(tmp_path:
     files = LogFiles(tmp_path, rotate_bytes=1000)
     writer = LogWriter(files, 0)
     for at in range(3):
-        writer.round([(0, "teller", 0, [("violation", at * 10 + n, "a name") for n in range(10)])])
+        writer.round([(0, "teller", 0, [("violation", at * 10 + n, ("a name",)) for n in range(10)])])
     writer.finish()
     files.close()
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -242,8 +242,8 @@ def test_records_of_two_threads_are_written_in_the_order_of_time(tmp_path: Path)
     files = LogFiles(tmp_path)
     writer = LogWriter(files, 0)
     # The second thread's record was there before the first one's, and was collected after it.
-    writer.round([(0, "a", 0, [("violation", 20, "late")])])
-    writer.round([(1, "b", 0, [("violation", 10, "early")])])
+    writer.round([(0, "a", 0, [("violation", 20, ("late",))])])
+    writer.round([(1, "b", 0, [("violation", 10, ("early",))])])
     writer.finish()
     files.close()
     lines = [json.loads(line) for line in (tmp_path / "events-0001.ndjson").read_text().splitlines()]
@@ -254,7 +254,7 @@ def test_a_disk_that_is_full_is_counted(tmp_path: Path) -> None:
     (tmp_path / "events-0001.ndjson").symlink_to("/dev/full")
     files = LogFiles(tmp_path)
     writer = LogWriter(files, 0)
-    writer.round([(0, "teller", 0, [("violation", 1, "x")])])
+    writer.round([(0, "teller", 0, [("violation", 1, ("x",))])])
     writer.finish()
     files.close()
     assert (files.written, files.lost, files.error) == (0, 3, "No space left on device")
@@ -273,8 +273,8 @@ def frames(*shares: object) -> bytes:
 
 
 def test_a_pipe_that_ends_leaves_no_record_that_may_have_seen_what_never_came(tmp_path: Path) -> None:
-    first = (0, "a", 0, [("violation", 10, "whole")])
-    cut = (0, "a", 0, [("violation", 30, "may have seen the other thread's record")])
+    first = (0, "a", 0, [("violation", 10, ("whole",))])
+    cut = (0, "a", 0, [("violation", 30, ("may have seen the other thread's record",))])
     serve(io.BytesIO(frames(first, b"", b"", cut)), tmp_path, 0, 1 << 20)
     lines = [json.loads(line) for line in (tmp_path / "events-0001.ndjson").read_text().splitlines()]
     assert [line["text"] for line in lines if line["event"] == "violation"] == ["whole"]
@@ -296,8 +296,8 @@ def test_a_disk_that_takes_a_part_is_asked_again(tmp_path: Path, monkeypatch: py
 def test_lost_records_are_declared_where_they_are_missing(tmp_path: Path) -> None:
     files = LogFiles(tmp_path)
     writer = LogWriter(files, 0)
-    writer.round([(0, "teller", 3, [("violation", 1, "x"), ("lost", 2, 0)])])
-    writer.round([(0, "teller", 3, [("violation", 9, "x")])])
+    writer.round([(0, "teller", 3, [("violation", 1, ("x",)), ("lost", 2, (0,))])])
+    writer.round([(0, "teller", 3, [("violation", 9, ("x",))])])
     writer.finish()
     files.close()
     lines = [json.loads(line) for line in (tmp_path / "events-0001.ndjson").read_text().splitlines()]
