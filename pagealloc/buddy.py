@@ -103,7 +103,15 @@ class Buddy(FreeArea):
             index &= buddy
             order += 1
 
-        to_tail = fpi_flags & FPI_TO_TAIL != 0 or self.buddy_merge_likely(index, order)
+        to_tail = fpi_flags & FPI_TO_TAIL != 0
+        if order < top_order - 1 and not to_tail:
+            # Would the block's own buddy, once freed, merge further? Then the block is kept back, at the tail
+            # (`buddy_merge_likely`).
+            parent = index & ~(1 << order)
+            if parent >= self.first_index:
+                to_tail = state[parent ^ (2 << order)] & BLOCK_MASK == BUDDY | (order + 1)
+            else:
+                to_tail = self._merge_likely_below(parent, order + 1)
         if to_tail:
             self.add_to_free_list_tail(index, order, migratetype)
         else:
@@ -132,16 +140,12 @@ class Buddy(FreeArea):
             self._keeps_apart[migratetype] or self._keeps_apart[buddy_type]
         )
 
-    def buddy_merge_likely(self, index: int, order: int) -> bool:
-        """Whether the block's own buddy, once freed, would merge further: then it is kept back, at the tail."""
-        if order >= self.top_order - 1:
-            return False
-        parent = index & ~(1 << order)
-        order += 1
-        if self.base_pfn + parent >= self.start_pfn:
-            return self.state[parent ^ (1 << order)] & BLOCK_MASK == BUDDY | order
-        # The parent would begin in a zone below, and the kernel compares its zone, not this one, with that of
-        # its buddy. It looks without that zone's lock: a wrong guess costs nothing.
+    def _merge_likely_below(self, parent: int, order: int) -> bool:
+        """Answer for a parent of this order that would begin in a zone below.
+
+        The kernel compares that zone, not this one, with that of the parent's buddy. It looks without the
+        other zone's lock: a wrong guess costs nothing.
+        """
         below = self._zone_below(self.base_pfn + parent)
         if below is None:
             return False
@@ -199,7 +203,8 @@ class Buddy(FreeArea):
 
         The pieces are not Reported, whatever the whole was, and nobody is told about them.
         """
-        state, next_, prev, nr_free, anchors = self.state, self._next, self._prev, self.nr_free, self._anchors
+        state, next_, prev, nr_free = self._frames
+        anchors = self._anchors
         while high > low:
             high -= 1
             upper = index + (1 << high)

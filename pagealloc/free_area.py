@@ -29,10 +29,12 @@ class FreeArea:
     __slots__ = (
         "_anchors",
         "_fitting",
+        "_frames",
         "_next",
         "_prev",
         "base_pfn",
         "end_pfn",
+        "first_index",
         "layout",
         "move_to_tail",
         "nr_free",
@@ -55,13 +57,14 @@ class FreeArea:
         self.start_pfn = start_pfn
         self.end_pfn = start_pfn + nr_pages
         self.base_pfn = start_pfn & -block
+        self.first_index = start_pfn - self.base_pfn  # of a page that is the zone's own
         self.move_to_tail = move_to_tail
         nr_frames = (self.end_pfn - self.base_pfn + block - 1) & -block
         nr_anchors = layout.nr_orders * MIGRATE_TYPES
 
         # Frames before and behind the zone exist only to make every buddy's index valid.
         self.state = bytearray(nr_frames)
-        first, behind = start_pfn - self.base_pfn, self.end_pfn - self.base_pfn
+        first, behind = self.first_index, self.end_pfn - self.base_pfn
         self.state[:first] = bytes([OFFLINE]) * first
         self.state[behind:] = bytes([OFFLINE]) * (nr_frames - behind)
 
@@ -78,6 +81,9 @@ class FreeArea:
         self._prev = [0] * (nr_frames + nr_anchors)
         self._next[nr_frames:] = self._prev[nr_frames:] = self._anchors
         self.nr_free = [0] * layout.nr_orders  # blocks of each order, all migratetypes together
+        # What every change of a list needs, in one look: on a free-threaded interpreter each look at a slot whose
+        # value another thread made takes the object's lock.
+        self._frames = (self.state, self._next, self._prev, self.nr_free)
         self.nr_reported = [0] * layout.nr_orders  # of these, the Reported ones
         self.trace: Trace | None = None  # told of what happens under the zone lock
 
@@ -85,25 +91,25 @@ class FreeArea:
 
     def add_to_free_list(self, index: int, order: int, migratetype: int) -> None:
         """Make the block Buddy and the first entry of its list."""
-        self.state[index] = BUDDY | order
-        next_, prev = self._next, self._prev
+        state, next_, prev, nr_free = self._frames
+        state[index] = BUDDY | order
         anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
         first = next_[anchor]
         next_[anchor] = prev[first] = index
         prev[index] = anchor
         next_[index] = first
-        self.nr_free[order] += 1
+        nr_free[order] += 1
 
     def add_to_free_list_tail(self, index: int, order: int, migratetype: int) -> None:
         """Make the block Buddy and the last entry of its list."""
-        self.state[index] = BUDDY | order
-        next_, prev = self._next, self._prev
+        state, next_, prev, nr_free = self._frames
+        state[index] = BUDDY | order
         anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
         last = prev[anchor]
         prev[anchor] = next_[last] = index
         prev[index] = last
         next_[index] = anchor
-        self.nr_free[order] += 1
+        nr_free[order] += 1
 
     def del_page_from_free_list(self, index: int, order: int) -> None:
         """Take a block off its list: the one way out, be it allocated, split, merged or isolated.
@@ -111,16 +117,15 @@ class FreeArea:
         Reported is cleared before Buddy is (S8), so that no reader ever meets a page that is Reported but
         not free.
         """
-        state = self.state
+        state, next_, prev, nr_free = self._frames
         if state[index] & REPORTED:
             state[index] = BUDDY | order
             self.nr_reported[order] -= 1
-        next_, prev = self._next, self._prev
         before, after = prev[index], next_[index]
         next_[before] = after
         prev[after] = before
         state[index] = TAIL
-        self.nr_free[order] -= 1
+        nr_free[order] -= 1
 
     def move_to_free_list(self, index: int, order: int, migratetype: int) -> None:
         """Move a block that stays free to the list of another migratetype; Reported stays as it is."""

@@ -76,13 +76,17 @@ class ZoneSpec:
 
 
 class Request(NamedTuple):
-    """What a combination of flags and node comes to (`struct alloc_context`)."""
+    """What a combination of flags, order and node comes to (`struct alloc_context`)."""
 
     preferred: Zone | None  # the first of the zonelist
-    zonelist: tuple[Zone, ...]
+    fast_marks: list[int]  # of the preferred zone
     highest: int  # zone that may be used, as an index into `ZONE_NAMES`
+    nr_pages: int
     migratetype: int
     alloc_flags: int  # of the first attempt
+    page_sets: PageSets | None  # if blocks of this order may rest on them
+    ram_to_zero: Ram | None
+    zonelist: tuple[Zone, ...]
 
 
 class Memory:
@@ -109,7 +113,6 @@ class Memory:
     ) -> None:
         self.layout = layout if layout is not None else Layout()
         self.policy = policy
-        self._nr_orders = self.layout.nr_orders
         self.sync: Sync = sync if sync is not None else RealSync()
         self.zones: list[Zone] = []
         for name, node, start_pfn, nr_pages in _place(specs, self.layout):
@@ -139,8 +142,9 @@ class Memory:
         self.page_sets = PageSets(self.zones, policy, self.sync) if page_sets else None
         self.trace: Trace | None = None  # told of every allocation and free
         self._nodes = sorted({zone.node for zone in self.zones})
+        self._last_zone = self.zones[-1]
         self._starts = [zone.start_pfn for zone in self.zones]
-        self._requests: dict[tuple[int, int], Request] = {}  # by flags and node, once they were asked for
+        self._requests: dict[tuple[int, int, int], Request] = {}  # by flags, order and node, as they come
 
     # -- allocating ----------------------------------------------------------------------------------
 
@@ -150,60 +154,69 @@ class Memory:
         `gfp` says which zones, which migratetype and which reserves may be used; `node` is where the search
         begins. Pfn 0 is a page like any other, so test for None.
         """
-        if not 0 <= order < self._nr_orders:
-            raise ValueError(f"order is {order}, expected 0 .. {self.layout.top_order}")
-        request = self._requests.get((gfp, node)) or self._prepare(gfp, node)
-        zone, zonelist, highest, migratetype, alloc_flags = request
+        try:
+            request = self._requests[gfp, order, node]  # not `get`: without a GIL that takes the dict's lock
+        except KeyError:
+            request = self._prepare(gfp, order, node)
+        zone, fast_marks, highest, nr_pages, migratetype, alloc_flags, page_sets, ram_to_zero, _ = request
         pfn = -1
         # Nearly always the preferred zone is far above its mark and has a block of the type: look no closer.
-        if (
-            zone is not None
-            and zone.nr_free_pages - zone.nr_reserved_highatomic - (1 << order)
-            >= zone.watermark[WMARK_LOW] + zone.watermark_boost + zone.lowmem_reserve[highest]
-            and (order == 0 or zone.has_fitting(order, migratetype))
-        ):
-            pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
+        if zone is not None and zone.nr_free_pages - nr_pages >= fast_marks[highest]:
+            if page_sets is None:
+                # A block that it gets is proof enough that there was one.
+                pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
+                if zone.boosted:
+                    self._wakeup_kswapd(zone)
+            elif order == 0 or zone.has_fitting(order, migratetype):
+                pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
         if pfn < 0:
-            pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+            pfn = self._get_page_from_freelist(request, order, alloc_flags)
             if pfn < 0:
-                pfn = self._alloc_pages_slowpath(zonelist, highest, order, migratetype, gfp)
+                pfn = self._alloc_pages_slowpath(request, order, gfp)
         trace = self.trace
         if trace is not None:
             trace("mm_page_alloc", pfn, order, migratetype, gfp)
         if pfn < 0:
             return None
-        if gfp & GFP_ZERO and self.ram is not None:
-            self.ram.zero(pfn, order)
+        if ram_to_zero is not None:
+            ram_to_zero.zero(pfn, order)
         return pfn
 
-    def _prepare(self, gfp: int, node: int) -> Request:
+    def _prepare(self, gfp: int, order: int, node: int) -> Request:
         """Work out what a request is, once for each combination (`prepare_alloc_pages`)."""
+        if not 0 <= order < self.layout.nr_orders:
+            raise ValueError(f"order is {order}, expected 0 .. {self.layout.top_order}")
         highest = gfp_zone(gfp)
         zonelist = self._build_zonelist(highest, node, this_node=bool(gfp & GFP_THISNODE))
         alloc_flags = WMARK_LOW | self._alloc_flags_nofragment(zonelist)
         if gfp & GFP_KSWAPD_RECLAIM:
             alloc_flags |= ALLOC_KSWAPD
         request = Request(
-            zonelist[0] if zonelist else None, zonelist, highest, gfp_migratetype(gfp), alloc_flags
+            zonelist[0] if zonelist else None,
+            zonelist[0].fast_marks if zonelist else [],
+            highest,
+            1 << order,
+            gfp_migratetype(gfp),
+            alloc_flags,
+            self.page_sets if self.zones[0].pcp_allowed_order(order) else None,
+            self.ram if gfp & GFP_ZERO else None,
+            zonelist,
         )
-        self._requests[gfp, node] = request  # built twice at worst, and equal
+        self._requests[gfp, order, node] = request  # built twice at worst, and equal
         return request
 
-    def _get_page_from_freelist(
-        self, zonelist: tuple[Zone, ...], highest: int, order: int, migratetype: int, alloc_flags: int
-    ) -> int:
+    def _get_page_from_freelist(self, request: Request, order: int, alloc_flags: int) -> int:
+        zonelist = request.zonelist
         for zone in zonelist:
             if alloc_flags & ALLOC_NOFRAGMENT and zone.node != zonelist[0].node:
                 break  # mixing types at home is better than going far
-            if not self._zone_watermark_fast(zone, order, highest, alloc_flags):
+            if not self._zone_watermark_fast(zone, order, request.highest, alloc_flags):
                 continue
-            pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
+            pfn = self._rmqueue(zone, order, request.migratetype, alloc_flags)
             if pfn >= 0:
                 return pfn
         if alloc_flags & ALLOC_NOFRAGMENT:  # mixing types beats failing
-            return self._get_page_from_freelist(
-                zonelist, highest, order, migratetype, alloc_flags & ~ALLOC_NOFRAGMENT
-            )
+            return self._get_page_from_freelist(request, order, alloc_flags & ~ALLOC_NOFRAGMENT)
         return -1
 
     def _rmqueue(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
@@ -240,20 +253,18 @@ class Memory:
             and zone.zone_watermark_ok(0, zone.watermark[WMARK_MIN], reserve, alloc_flags)
         )
 
-    def _alloc_pages_slowpath(
-        self, zonelist: tuple[Zone, ...], highest: int, order: int, migratetype: int, gfp: int
-    ) -> int:
+    def _alloc_pages_slowpath(self, request: Request, order: int, gfp: int) -> int:
         if gfp & GFP_KSWAPD_RECLAIM:
-            for zone in zonelist:
+            for zone in request.zonelist:
                 self._wakeup_kswapd(zone)
         alloc_flags = gfp_to_alloc_flags(gfp, order)
-        pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+        pfn = self._get_page_from_freelist(request, order, alloc_flags)
         if pfn >= 0 or not gfp & GFP_DIRECT_RECLAIM:
             return pfn
         self.drain_all_pages()
-        pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
-        while pfn < 0 and any(zone.unreserve_highatomic(migratetype) for zone in zonelist):
-            pfn = self._get_page_from_freelist(zonelist, highest, order, migratetype, alloc_flags)
+        pfn = self._get_page_from_freelist(request, order, alloc_flags)
+        while pfn < 0 and any(zone.unreserve_highatomic(request.migratetype) for zone in request.zonelist):
+            pfn = self._get_page_from_freelist(request, order, alloc_flags)
         return pfn
 
     @staticmethod
@@ -262,6 +273,7 @@ class Memory:
             zone.lock.acquire()
             zone.boosted = False
             zone.watermark_boost = 0
+            zone.marks_changed()
             zone.lock.release()
 
     def _build_zonelist(self, highest: int, node: int, *, this_node: bool) -> tuple[Zone, ...]:
@@ -283,7 +295,7 @@ class Memory:
 
         Raises BadPage, and changes nothing, for everything else.
         """
-        zone = self.zones[bisect_right(self._starts, pfn) - 1]
+        zone = self._last_zone  # nearly always by far the largest
         if not zone.start_pfn <= pfn < zone.end_pfn:
             zone = self.zone_of(pfn, order)
         trace = self.trace

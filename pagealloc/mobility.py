@@ -23,6 +23,8 @@ from pagealloc.mmzone import (
     MIGRATE_RECLAIMABLE,
     MIGRATE_UNMOVABLE,
     WMARK_HIGH,
+    WMARK_LOW,
+    ZONE_NAMES,
     Layout,
 )
 from pagealloc.page_flags import BUDDY, KIND_MASK, LRU, ORDER_MASK
@@ -42,6 +44,8 @@ class Mobility(Buddy):
 
     __slots__ = (
         "boosted",
+        "fast_marks",
+        "lowmem_reserve",
         "managed_pages",
         "nr_isolate_pageblock",
         "nr_reserved_highatomic",
@@ -67,6 +71,19 @@ class Mobility(Buddy):
         self.boosted = False  # a boost that kswapd was not woken for yet (ZONE_BOOSTED_WATERMARK)
         self.nr_reserved_highatomic = 0  # pages
         self.nr_isolate_pageblock = 0
+        self.lowmem_reserve = [0] * len(
+            ZONE_NAMES
+        )  # pages withheld from requests that could use the k-th zone
+        self.fast_marks = [0] * len(ZONE_NAMES)  # see `marks_changed`
+
+    def marks_changed(self) -> None:
+        """Bring `fast_marks` up to date: whoever changes a mark, the boost or a reserve calls this.
+
+        A request that may use zones up to `ZONE_NAMES[k]` and leaves `fast_marks[k]` pages free is above the
+        low mark for certain, so the nearly always only question of `zone_watermark_fast` is one comparison.
+        """
+        low = self.watermark[WMARK_LOW] + self.watermark_boost + self.nr_reserved_highatomic
+        self.fast_marks[:] = [low + reserve for reserve in self.lowmem_reserve]
 
     def rmqueue(self, order: int, migratetype: int, alloc_flags: int) -> int:
         """Take a block from the type's own lists, or steal until they have one (`__rmqueue`); -1 if none."""
@@ -218,6 +235,7 @@ class Mobility(Buddy):
             return False
         max_boost = max(pageblock_pages, max_boost)
         self.watermark_boost = min(self.watermark_boost + pageblock_pages, max_boost)
+        self.marks_changed()
         return True
 
     # -- the high-atomic reserve -----------------------------------------------------------------------
@@ -230,6 +248,7 @@ class Mobility(Buddy):
             return
         if self.get_pageblock_migratetype(index) < MIGRATE_PCPTYPES:
             self.nr_reserved_highatomic += pageblock_pages
+            self.marks_changed()
             self.set_pageblock_migratetype(index, MIGRATE_HIGHATOMIC)
             self.move_freepages_block(index, MIGRATE_HIGHATOMIC)
 
@@ -243,6 +262,7 @@ class Mobility(Buddy):
                 self.nr_reserved_highatomic -= min(
                     self.layout.pageblock_nr_pages, self.nr_reserved_highatomic
                 )
+                self.marks_changed()
             self.set_pageblock_migratetype(index, migratetype)
             if self.move_freepages_block(index, migratetype)[0]:
                 return True

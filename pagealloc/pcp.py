@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from pagealloc.errors import CorruptPageSet
 from pagealloc.mmzone import (
@@ -30,7 +31,7 @@ from pagealloc.policy import Policy
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 
-PageSet = list[list[int]]  # pfns, by (zone, order, migratetype); see PageSets._slot
+PageSet = list[list[int]]  # pfns, by (zone, order, migratetype); see Bounds
 
 # The kernel shares a zone's low watermark out to the node's CPUs. How many threads will come is not known.
 EXPECTED_THREADS = 4
@@ -47,6 +48,18 @@ def zone_highsize(managed_pages: int, low_wmark_pages: int) -> int:
     return max(low_wmark_pages // EXPECTED_THREADS, 4 * zone_batchsize(managed_pages))
 
 
+class Bounds(NamedTuple):
+    """One order's lists of a zone, and what of the zone a block on its way to or from them is looked up in."""
+
+    first: int  # list of a set, that of migratetype 0
+    high: int  # blocks that a list may hold
+    batch: int  # blocks that move at once
+    state: bytearray
+    base_pfn: int
+    pageblock_types: bytearray
+    pageblock_order: int
+
+
 class PageSets:
     """The page sets of all threads over the zones of one memory."""
 
@@ -56,64 +69,57 @@ class PageSets:
         orders = [order for order in range(layout.nr_orders) if zones[0].pcp_allowed_order(order)]
         self._orders = orders
         self._lists_per_zone = len(orders) * MIGRATE_PCPTYPES
-        # For each zone and order: where its lists begin, how many blocks one may hold, how many move at once.
-        self._slot = [
-            [
-                number * self._lists_per_zone + orders.index(order) * MIGRATE_PCPTYPES
-                if order in orders
-                else -1
-                for order in range(ORDERS_MAX)
-            ]
-            for number in range(len(zones))
-        ]
-        self._high = [0] * (len(zones) * self._lists_per_zone)
-        self._batch = [0] * (len(zones) * self._lists_per_zone)
-        for zone in zones:
-            self._size_lists(zone)
+        # For each zone and order: where its lists begin in a set, and their bounds; None for what does not rest.
+        self._bounds = tuple(
+            tuple(self._bounds_of(zone, order) for order in range(ORDERS_MAX)) for zone in zones
+        )
         self._threads: list[PageSet] = []
         self._mutex = sync.mutex("page sets")
         self._local = sync.local(self._make, self._retire)
 
-    def _size_lists(self, zone: Zone) -> None:
+    def _bounds_of(self, zone: Zone, order: int) -> Bounds | None:
         # Once, when the memory is built: later changes of the marks do not change the bounds.
-        batch = zone_batchsize(zone.managed_pages)
-        high = zone_highsize(zone.managed_pages, zone.low_wmark_pages())
-        for order in self._orders:
-            for slot in self._slots(zone, order):
-                self._high[slot] = high >> order
-                self._batch[slot] = max(2, batch >> order)
+        high_pages = zone_highsize(zone.managed_pages, zone.low_wmark_pages())
+        if order not in self._orders or not high_pages >> order:
+            return None
+        first = zone.number * self._lists_per_zone + self._orders.index(order) * MIGRATE_PCPTYPES
+        return Bounds(
+            first,
+            high_pages >> order,
+            max(2, zone_batchsize(zone.managed_pages) >> order),
+            zone.state,
+            zone.base_pfn,
+            zone.pageblock_types,
+            zone.pageblock_order,
+        )
 
     def _slots(self, zone: Zone, order: int) -> range:
-        first = self._slot[zone.number][order]
-        return range(first, first + MIGRATE_PCPTYPES)
+        bounds = self._bounds[zone.number][order]
+        return range(bounds.first, bounds.first + MIGRATE_PCPTYPES) if bounds is not None else range(0)
 
     def holds(self, zone: Zone, order: int) -> bool:
         """Whether blocks of this order rest on the sets of this zone at all (`pcp_allowed_order`)."""
-        slot = self._slot[zone.number][order]
-        return slot >= 0 and self._high[slot] > 0
+        return self._bounds[zone.number][order] is not None
 
     def alloc(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
         """Take a block from the calling thread's set, refilled if need be (`rmqueue_pcplist`).
 
         Returns its pfn, or -1 when the zone gives none, and for orders that do not rest on sets.
         """
-        slot = self._slot[zone.number][order]
-        if slot < 0:
+        bounds = self._bounds[zone.number][order]
+        if bounds is None:
             return -1
-        slot += migratetype
-        pages = self._local.value[slot]
+        first, _, batch, state, base_pfn, _, _ = bounds
+        pages = self._local.value[first + migratetype]
         try:
             pfn = pages.pop()
         except IndexError:
-            if not self._high[slot]:
-                return -1
-            taken = zone.rmqueue_bulk(order, migratetype, self._batch[slot], alloc_flags)
+            taken = zone.rmqueue_bulk(order, migratetype, batch, alloc_flags)
             if not taken:
                 return -1
             pfn = taken[0]
             pages.extend(taken[:0:-1])
-        state = zone.state
-        index = pfn - zone.base_pfn
+        index = pfn - base_pfn
         if state[index] != ON_PAGE_SET | order:
             raise CorruptPageSet(pfn, order, zone.describe_page(pfn), "free on a page set")
         state[index] = ALLOCATED | order
@@ -128,25 +134,24 @@ class PageSets:
         """
         if not 0 <= order < ORDERS_MAX:
             return False
-        slot = self._slot[zone.number][order]
-        if slot < 0 or not self._high[slot]:
+        bounds = self._bounds[zone.number][order]
+        if bounds is None:
             return False
-        state = zone.state
-        index = pfn - zone.base_pfn
+        first, high, batch, state, base_pfn, pageblock_types, pageblock_order = bounds
+        index = pfn - base_pfn
         if state[index] & OWNED_MASK != ALLOCATED | order:
             zone.check_range(pfn, order)
             raise zone.bad_free(pfn, order)
-        migratetype = zone.pageblock_types[index >> zone.pageblock_order]
+        migratetype = pageblock_types[index >> pageblock_order]
         if migratetype >= MIGRATE_PCPTYPES:
             if migratetype == MIGRATE_ISOLATE:
                 return False  # nothing of a withheld pageblock may be handed out again
             migratetype = MIGRATE_MOVABLE
         state[index] = ON_PAGE_SET | order
-        slot += migratetype
-        pages = self._local.value[slot]
+        pages = self._local.value[first + migratetype]
         pages.append(pfn)
-        if len(pages) > self._high[slot]:
-            self._drain_list(zone, order, pages, self._batch[slot])
+        if len(pages) > high:
+            self._drain_list(zone, order, pages, batch)
         return True
 
     def drain_local(self) -> int:

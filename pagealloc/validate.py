@@ -123,6 +123,11 @@ def _walk_lists(zone: Zone, census: Census, heads: dict[int, int]) -> None:
             )
     for index in list(unlisted)[:3]:
         census.problem(f"pfn {zone.base_pfn + index:#x} of zone {zone.name} is free but on no list (S1)")
+    low = zone.low_wmark_pages() + zone.nr_reserved_highatomic
+    if zone.fast_marks != [low + reserve for reserve in zone.lowmem_reserve]:
+        census.problem(
+            f"zone {zone.name} has its fast marks at {zone.fast_marks}, which is not what they sum up"
+        )
     if pages != zone.nr_free_pages:
         census.problem(
             f"zone {zone.name} counts {zone.nr_free_pages} free pages, its lists hold {pages} (S5)"

@@ -41,7 +41,7 @@ def setup_per_zone_lowmem_reserve(zones: Sequence[Zone]) -> None:
     """Set `zone.lowmem_reserve[k]`: pages kept from requests that may use zones up to `ZONE_NAMES[k]`."""
     for zone in zones:
         node_pages = {other.name: other.managed_pages for other in zones if other.node == zone.node}
-        zone.lowmem_reserve = lowmem_reserve(zone.name, node_pages)
+        zone.set_lowmem_reserve(lowmem_reserve(zone.name, node_pages))
 
 
 def lowmem_reserve(name: str, node_pages: Mapping[str, int]) -> list[int]:

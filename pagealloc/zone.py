@@ -68,7 +68,6 @@ class Zone(Mobility):
         "_lock",
         "_may_wait",
         "_release",
-        "lowmem_reserve",
         "name",
         "node",
         "number",
@@ -93,7 +92,6 @@ class Zone(Mobility):
         self.node = node
         self.number = len(zones_below)  # position among the memory's zones
         self.lock = sync.spinlock(f"zone->lock {name}")
-        self.lowmem_reserve = [0]  # pages withheld from requests that could use the k-th higher zone
         self.ram: Ram | None = None
 
     @property
@@ -524,9 +522,28 @@ class Zone(Mobility):
         self.lock.acquire()
         try:
             self.watermark = [min_pages, low_pages, high_pages]
+            self.marks_changed()
             trace = self.trace
             if trace is not None:
                 trace("set_watermarks", min_pages, low_pages, high_pages)
+        finally:
+            self.lock.release()
+
+    def set_watermark_boost(self, pages: int) -> None:
+        """Raise all marks by so many pages, or take the boost back with 0. Takes the zone lock."""
+        self.lock.acquire()
+        try:
+            self.watermark_boost = pages
+            self.marks_changed()
+        finally:
+            self.lock.release()
+
+    def set_lowmem_reserve(self, reserve: Sequence[int]) -> None:
+        """Withhold `reserve[k]` pages from requests that may use zones up to `ZONE_NAMES[k]`. Takes the zone lock."""
+        self.lock.acquire()
+        try:
+            self.lowmem_reserve = list(reserve)
+            self.marks_changed()
         finally:
             self.lock.release()
 

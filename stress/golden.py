@@ -260,7 +260,7 @@ class Replayer:
         return {"ok": True}
 
     def _op_set_boost(self, op: Json) -> Json:
-        self._zone(op).watermark_boost = op["pages"]
+        self._zone(op).set_watermark_boost(op["pages"])
         return {"ok": True}
 
     def _op_isolate(self, op: Json) -> Json:

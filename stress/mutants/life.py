@@ -183,7 +183,7 @@ LIFE = {
                 """
                 + if order >= self.zone_of(pfn).page_reporting_order:
                 +     return pfn
-                  if gfp & GFP_ZERO and self.ram is not None:
+                  if ram_to_zero is not None:
                 """,
             ),
         ),

@@ -95,7 +95,7 @@ STATES = {
 
                 + if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
                 +     self.page_reporting_notify()
-                  to_tail = fpi_flags & FPI_TO_TAIL != 0 or self.buddy_merge_likely(index, order)
+                  to_tail = fpi_flags & FPI_TO_TAIL != 0
                 """,
             ),
         ),

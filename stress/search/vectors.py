@@ -252,7 +252,7 @@ def vector_marks(kit: Kit) -> None:
     marks += [(least, 20, boost) for least in range(free - 33, free - 14) for boost in (0, 1)]
     for min_mark, low_mark, boost in marks:
         zone.set_watermarks(min_mark, low_mark, low_mark)
-        zone.watermark_boost = boost
+        zone.set_watermark_boost(boost)
         _one_pass(kit)
         visited = free > low_mark + boost + room
         expected = sum(visited and free - 16 * taken > min_mark for taken in (1, 2))

@@ -418,7 +418,7 @@ def test_isolation_is_refused_when_the_min_mark_would_be_reached(min_pages: int,
 def test_isolation_looks_at_the_mark_without_the_boost() -> None:
     zone = make_zone(64)
     zone.set_watermarks(40, 40, 40)
-    zone.watermark_boost = 1000
+    zone.set_watermark_boost(1000)
 
     assert zone.isolate_free_page(32, 4)
 

@@ -159,6 +159,12 @@ class RecordedStores(bytearray):
         return [value for at, value in self.stores if at == index]
 
 
+def record_stores(zone: Zone) -> RecordedStores:
+    recorded = zone.state = RecordedStores(zone.state)
+    zone._frames = (recorded, *zone._frames[1:])
+    return recorded
+
+
 def allocate_it(zone: Zone) -> None:
     assert zone.rmqueue_buddy(4, MIGRATE_MOVABLE) == zone.base_pfn
 
@@ -183,7 +189,7 @@ def test_reported_is_cleared_before_buddy_when_a_block_is(removal: str) -> None:
     remove, expected_after = REMOVALS[removal]
     zone = make_zone()
     zone.set_reported(zone.base_pfn)
-    recorded = zone.state = RecordedStores(zone.state)
+    recorded = record_stores(zone)
     remove(zone)
 
     assert recorded.of(0) == [BUDDY | 4, TAIL, *expected_after]
@@ -195,7 +201,7 @@ def test_reported_is_cleared_before_buddy_when_a_block_is_merged() -> None:
     pfns = exhaust(zone, 3, MIGRATE_MOVABLE)
     zone.free_pages_ok(pfns[0], 3)
     zone.set_reported(pfns[0])
-    recorded = zone.state = RecordedStores(zone.state)
+    recorded = record_stores(zone)
     zone.free_pages_ok(pfns[1], 3)
 
     assert recorded.of(0) == [BUDDY | 3, TAIL, BUDDY | 4]

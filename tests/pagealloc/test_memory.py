@@ -175,7 +175,7 @@ def test_a_request_goes_down_from_the_zone_it_would_like_best(gfp: int, zones: l
     movable = memory.zones[-1]
     movable.set_watermarks(0, 0, 0)  # high zones keep 32 pages, which is all that this one has
     for zone in memory.zones:
-        zone.lowmem_reserve = [0] * len(ZONE_NAMES)
+        zone.set_lowmem_reserve([0] * len(ZONE_NAMES))
 
     assert zones_in_turn(memory, gfp) == zones
 
@@ -237,7 +237,7 @@ def test_mixing_types_is_preferred_to_failing() -> None:
 def test_mixing_types_comes_before_the_slow_path() -> None:
     memory, page = normal_with_one_movable_page()
     exhaust(memory, GFP_KERNEL | GFP_DMA32)
-    memory.zones[0].watermark_boost = 7  # the slow path would wake kswapd, which takes it back
+    memory.zones[0].set_watermark_boost(7)  # the slow path would wake kswapd, which takes it back
 
     assert allocate(memory, GFP_KERNEL) == page
     assert memory.zones[0].watermark_boost == 7
@@ -281,7 +281,7 @@ def test_a_single_urgent_page_may_ignore_a_boost() -> None:
     for pfn in range(64, 76):
         memory.free_pages(pfn)
     zone.set_watermarks(10, 10, 10)
-    zone.watermark_boost = 20
+    zone.set_watermark_boost(20)
 
     assert memory.alloc_pages(GFP_HIGH, 1) is None
     assert memory.alloc_pages(GFP_HIGH) is not None
@@ -291,7 +291,7 @@ def test_a_single_urgent_page_may_ignore_a_boost() -> None:
 def test_a_boost_is_taken_back_when_an_allocation_finds_no_room() -> None:
     memory = make_memory(NORMAL)
     zone = memory.zones[0]
-    zone.watermark_boost = 1000
+    zone.set_watermark_boost(1000)
 
     assert memory.alloc_pages(GFP_KERNEL) is not None
     assert zone.watermark_boost == 0
@@ -310,7 +310,7 @@ def test_an_allocation_that_mixed_types_wakes_kswapd_which_ends_the_boost() -> N
 
 def test_who_must_not_wake_kswapd_leaves_the_boost() -> None:
     memory = make_memory(NORMAL)
-    memory.zones[0].watermark_boost = 1000
+    memory.zones[0].set_watermark_boost(1000)
 
     assert memory.alloc_pages(0) is None
     assert memory.zones[0].watermark_boost == 1000

@@ -8,7 +8,7 @@ import pytest
 from zone_kit import START_PFN, exhaust, make_zone
 
 from pagealloc import Zone, validate
-from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_TYPES
+from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_TYPES, WMARK_LOW
 from pagealloc.page_flags import ALLOCATED, BUDDY, IN_FLIGHT, ON_PAGE_SET, REPORTED, TAIL, UPTODATE
 from pagealloc.validate import MAX_PROBLEMS
 
@@ -92,6 +92,10 @@ def leave_buddies_unmerged(zone: Zone) -> None:
     zone.add_to_free_list(6, 1, MIGRATE_MOVABLE)
 
 
+def raise_a_mark_behind_the_back_of_the_fast_ones(zone: Zone) -> None:
+    zone.watermark[WMARK_LOW] += 1
+
+
 def flag_a_block_in_flight(zone: Zone) -> None:
     zone.state[16] |= REPORTED
 
@@ -163,6 +167,7 @@ FAULTS: list[tuple[Callable[[Zone], None], str]] = [
     (list_a_block_in_use, "pfn 0x10 on list 0.1 of zone Normal is allocated, on an LRU list (order 0)"),
     (list_a_block_at_another_order, "pfn 0x40 on list 4.1 of zone Normal is free on a free list (order 3)"),
     (close_a_list_into_a_ring, "is broken at pfn 0x40: its links disagree (S4)"),
+    (raise_a_mark_behind_the_back_of_the_fast_ones, "zone Normal has its fast marks at [0, 0, 0, 0, 0]"),
     (miscount_the_blocks, "counts 1 free blocks of order 4, its lists hold 2 (S4)"),
     (miscount_the_pages, "zone Normal counts 45 free pages, its lists hold 44 (S5)"),
     (hand_out_a_listed_block, "pfn 0x40 on list 4.1 of zone Normal is in flight to the reporter (order 4)"),

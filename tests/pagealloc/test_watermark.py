@@ -101,7 +101,7 @@ def test_a_withheld_block_satisfies_nobody() -> None:
 def test_a_boost_raises_every_mark() -> None:
     zone = make_zone(64)
     zone.set_watermarks(10, 20, 30)
-    zone.watermark_boost = 5
+    zone.set_watermark_boost(5)
 
     assert (zone.min_wmark_pages(), zone.low_wmark_pages(), zone.high_wmark_pages()) == (15, 25, 35)
     assert [zone.wmark_pages(mark) for mark in range(3)] == [15, 25, 35]

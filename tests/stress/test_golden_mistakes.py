@@ -92,7 +92,20 @@ def lists_are_used_from_their_tail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tail_rule_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Buddy, "buddy_merge_likely", lambda _area, _index, _order: False)
+    """Put a block at the tail only where the caller says so."""
+    free_one_page, to_tail = Buddy.free_one_page, Buddy.add_to_free_list_tail
+    asked = [FPI_TO_TAIL]
+
+    def free(area: Buddy, index: int, order: int, migratetype: int, fpi_flags: int) -> None:
+        asked.append(fpi_flags & FPI_TO_TAIL)
+        free_one_page(area, index, order, migratetype, fpi_flags)
+        asked.pop()
+
+    def add(area: Buddy, index: int, order: int, migratetype: int) -> None:
+        (to_tail if asked[-1] else Buddy.add_to_free_list)(area, index, order, migratetype)
+
+    monkeypatch.setattr(Buddy, "free_one_page", free)
+    monkeypatch.setattr(Buddy, "add_to_free_list_tail", add)
 
 
 def notifies_with_the_order_before_the_merge(monkeypatch: pytest.MonkeyPatch) -> None:

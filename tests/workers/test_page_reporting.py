@@ -701,13 +701,13 @@ def test_a_zone_is_visited_only_if_more_than_low_and_a_whole_batch_is_free(
 def test_a_boost_counts_for_the_start_of_a_visit(build_zone: Build, build_reporting: BuildReporting) -> None:
     zone = build_zone(128)
     zone.set_watermarks(0, 90, 128)
-    zone.watermark_boost = 8
+    zone.set_watermark_boost(8)
     recorder = Recorder()
     reporting = build_reporting(zone)
     register(reporting, recorder)
     reporting.run_now()
     assert recorder.batches == []
-    zone.watermark_boost = 0
+    zone.set_watermark_boost(0)
     free(zone, zone.rmqueue_buddy(3, MIGRATE_MOVABLE), 3)
     reporting.run_now()
     assert recorder.batches != []
