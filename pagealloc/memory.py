@@ -165,10 +165,10 @@ class Memory:
             if page_sets is None:
                 # A block that it gets is proof enough that there was one.
                 pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
-                if zone.boosted:
-                    self._wakeup_kswapd(zone)
             elif order == 0 or zone.has_fitting(order, migratetype):
-                pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
+                pfn = page_sets.alloc(zone, order, migratetype, alloc_flags)
+            if zone.boosted:
+                self._wakeup_kswapd(zone)
         if pfn < 0:
             pfn = self._get_page_from_freelist(request, order, alloc_flags)
             if pfn < 0:
