@@ -176,16 +176,11 @@ class FreeArea:
         """Return the links (next, previous) of an entry or an anchor."""
         return self._next[index], self._prev[index]
 
-    def list_next(self, order: int, migratetype: int, index: int) -> int:
-        """Return the index of the entry behind `index`, or -1 at the list's end."""
-        after = self._next[index]
-        return -1 if after == self._anchors[order * MIGRATE_TYPES + migratetype] else after
-
     def next_unreported(self, order: int, migratetype: int, index: int) -> int:
         """Return `index` or the first entry behind it that is not Reported, or -1 if there is none."""
-        if self.nr_reported[order] == self.nr_free[order]:
+        state, next_, _, nr_free = self._frames
+        if self.nr_reported[order] == nr_free[order]:
             return -1  # a fully reported order is left without walking it
-        next_, state = self._next, self.state
         anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
         while index != anchor:
             if not state[index] & REPORTED:

@@ -396,7 +396,7 @@ class Zone(Mobility):
         trace = self.trace
         migratetype = self.get_pageblock_migratetype(index)
         if migratetype != MIGRATE_ISOLATE:
-            if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
+            if self.usable_pages() <= self.watermark[WMARK_MIN] + (1 << order):
                 if trace is not None:
                     trace("page_reporting_refused", pfn, order, self.usable_pages())
                 return False
@@ -436,24 +436,24 @@ class Zone(Mobility):
 
     def first_in_list(self, order: int, migratetype: int) -> int:
         """Return the pfn of the list's first block, or -1."""
-        return self._pfn(self.get_page_from_free_area(order, migratetype))
+        index = self.get_page_from_free_area(order, migratetype)
+        return -1 if index < 0 else self.base_pfn + index
 
     def next_in_list(self, pfn: int, order: int, migratetype: int) -> int:
         """Return the pfn of the block behind the one at `pfn`, or -1 at the list's end."""
-        return self._pfn(self.list_next(order, migratetype, pfn - self.base_pfn))
+        after = self._next[pfn - self.base_pfn]
+        return -1 if after == self._anchors[order * MIGRATE_TYPES + migratetype] else self.base_pfn + after
 
     def unreported_from(self, pfn: int, order: int, migratetype: int) -> int:
         """Return `pfn` or the first block behind it that is not Reported, or -1; -1 for a `pfn` of -1."""
         if pfn < 0:
             return -1
-        return self._pfn(self.next_unreported(order, migratetype, pfn - self.base_pfn))
+        index = self.next_unreported(order, migratetype, pfn - self.base_pfn)
+        return -1 if index < 0 else self.base_pfn + index
 
     def rotate_to_front(self, pfn: int, order: int, migratetype: int) -> None:
         """Turn the list so that the block at `pfn` is its first."""
         self.list_rotate_to_front(order, migratetype, pfn - self.base_pfn)
-
-    def _pfn(self, index: int) -> int:
-        return -1 if index < 0 else self.base_pfn + index
 
     # -- whole pageblocks ------------------------------------------------------------------------------
 

@@ -107,26 +107,29 @@ class PageReportingDevice:
         self.name = name
 
 
+NO_ENTRY = (-1, 0)
+
+
 class Scatterlist:
     """`capacity` entries, filled from the last one down: `entries[offset:]` are the blocks in flight."""
 
     __slots__ = ("entries", "offset")
 
     def __init__(self, capacity: int) -> None:
-        self.entries: list[Block | None] = [None] * capacity
+        self.entries = [NO_ENTRY] * capacity
         self.offset = capacity
 
-    def add(self, block: Block) -> None:
+    def add(self, pfn: int, order: int) -> None:
         self.offset -= 1
-        self.entries[self.offset] = block
+        self.entries[self.offset] = pfn, order
 
-    def batch(self) -> tuple[Block, ...]:
-        """Return the blocks in flight, in the order in which they are handed over and put back."""
-        return tuple(block for block in self.entries[self.offset :] if block is not None)
+    def batch(self) -> list[tuple[int, int]]:
+        """Return (pfn, order) of the blocks in flight, in the order in which they are handed over and put back."""
+        return self.entries[self.offset :]
 
     def reset(self) -> None:
         self.offset = len(self.entries)
-        self.entries[:] = [None] * self.offset
+        self.entries[:] = [NO_ENTRY] * self.offset
 
 
 class Flight(NamedTuple):
@@ -394,7 +397,7 @@ class PageReporting:
                     if not zone.isolate_free_page(pfn, order):
                         self.stats.refused_in_pass += 1
                         break
-                    sgl.add(self._block(zone, pfn, order))
+                    sgl.add(pfn, order)
                     blocks_left -= 1
                     pfn = zone.unreported_from(successor, order, migratetype)
                     if sgl.offset or not policy.report_when_full:
@@ -428,21 +431,21 @@ class PageReporting:
         Runs under the zone lock from the first putback to the last flag: an allocation in between would
         take a page that is flagged a moment later (S1).
         """
-        for block in sgl.batch():
+        for pfn, order in sgl.batch():
             # Read now: the pageblock may have been retagged while its page was in flight (S20).
-            migratetype = zone.pageblock_migratetype(block.pfn)
-            zone.putback_isolated_page(block.pfn, block.order, migratetype)
+            migratetype = zone.pageblock_migratetype(pfn)
+            zone.putback_isolated_page(pfn, order, migratetype)
             # A neighbour freed meanwhile has merged with it: the whole was never reported (S14).
-            if reported and zone.page_is_buddy(block.pfn, block.order):
-                zone.set_reported(block.pfn)
+            if reported and zone.page_is_buddy(pfn, order):
+                zone.set_reported(pfn)
         sgl.reset()
 
     def _report(self, registration: Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
         """Call the reporter with the scatterlist's blocks, no lock held; returns what it raised, if anything."""
-        batch = sgl.batch()
+        blocks = sgl.batch()
+        batch = tuple(self._block(zone, pfn, order) for pfn, order in blocks)
         number = self.stats.batches + 1
         started_s = self._sync.monotonic()
-        blocks = [(block.pfn, block.order) for block in batch]
         self._tell("page_reporting_report_begin", number, zone.number, blocks)
         self.flight = Flight(zone, batch, started_s, number)
         error: Exception | None = None

@@ -14,8 +14,8 @@ BATCHES = {
                 Scatterlist,
                 "add",
                 """
-                - self.entries[self.offset] = block
-                + self.entries[-1 - self.offset] = block
+                - self.entries[self.offset] = pfn, order
+                + self.entries[-1 - self.offset] = pfn, order
                 """,
             ),
         ),
@@ -71,15 +71,15 @@ BATCHES = {
                 Scatterlist,
                 "batch",
                 """
-                - return tuple(block for block in self.entries[self.offset :] if block is not None)
-                + return tuple(block for block in self.entries if block is not None)
+                - return self.entries[self.offset :]
+                + return [entry for entry in self.entries if entry[0] >= 0]
                 """,
             ),
             edited(
                 Scatterlist,
                 "reset",
                 """
-                - self.entries[:] = [None] * self.offset
+                - self.entries[:] = [NO_ENTRY] * self.offset
                 """,
             ),
         ),
@@ -106,8 +106,8 @@ BATCHES = {
                 PageReporting,
                 "drain",
                 """
-                - for block in sgl.batch():
-                + for block in reversed(sgl.batch()):
+                - for pfn, order in sgl.batch():
+                + for pfn, order in reversed(sgl.batch()):
                 """,
             ),
         ),
@@ -120,8 +120,8 @@ BATCHES = {
                 PageReporting,
                 "_report",
                 """
-                - batch = sgl.batch()
-                + batch = sgl.batch()[::-1]
+                - batch = tuple(self._block(zone, pfn, order) for pfn, order in blocks)
+                + batch = tuple(self._block(zone, pfn, order) for pfn, order in blocks[::-1])
                 """,
             ),
         ),
@@ -135,7 +135,7 @@ BATCHES = {
                 "drain",
                 """
                 + sgl.reset()
-                  for block in sgl.batch():
+                  for pfn, order in sgl.batch():
                 """,
             ),
         ),
@@ -150,7 +150,7 @@ BATCHES = {
                 """
                 + if not reported:
                 +     sgl.reset()
-                  for block in sgl.batch():
+                  for pfn, order in sgl.batch():
                 """,
             ),
         ),

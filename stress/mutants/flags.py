@@ -17,11 +17,11 @@ FLAGS = {
                 PageReporting,
                 "drain",
                 """
-                - if reported and zone.page_is_buddy(block.pfn, block.order):
-                -     zone.set_reported(block.pfn)
+                - if reported and zone.page_is_buddy(pfn, order):
+                -     zone.set_reported(pfn)
                 + if reported:
-                +     zone.state[block.pfn - zone.base_pfn] |= REPORTED
-                +     zone.nr_reported[zone.state[block.pfn - zone.base_pfn] & ORDER_MASK] += 1
+                +     zone.state[pfn - zone.base_pfn] |= REPORTED
+                +     zone.nr_reported[zone.state[pfn - zone.base_pfn] & ORDER_MASK] += 1
                 """,
             ),
         ),
@@ -34,8 +34,8 @@ FLAGS = {
                 PageReporting,
                 "drain",
                 """
-                - if reported and zone.page_is_buddy(block.pfn, block.order):
-                + if reported and zone.state[block.pfn - zone.base_pfn] & KIND_MASK == BUDDY:
+                - if reported and zone.page_is_buddy(pfn, order):
+                + if reported and zone.state[pfn - zone.base_pfn] & KIND_MASK == BUDDY:
                 """,
             ),
         ),
@@ -48,8 +48,8 @@ FLAGS = {
                 PageReporting,
                 "drain",
                 """
-                - if reported and zone.page_is_buddy(block.pfn, block.order):
-                + if zone.page_is_buddy(block.pfn, block.order):
+                - if reported and zone.page_is_buddy(pfn, order):
+                + if zone.page_is_buddy(pfn, order):
                 """,
             ),
         ),

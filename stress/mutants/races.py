@@ -92,14 +92,14 @@ RACES = {
                 PageReporting,
                 "drain",
                 """
-                - if reported and zone.page_is_buddy(block.pfn, block.order):
-                -     zone.set_reported(block.pfn)
-                + whole = zone.page_is_buddy(block.pfn, block.order)
+                - if reported and zone.page_is_buddy(pfn, order):
+                -     zone.set_reported(pfn)
+                + whole = zone.page_is_buddy(pfn, order)
                 + zone.lock.release()
                 + zone.lock.acquire()
                 + if reported and whole:
-                +     zone.state[block.pfn - zone.base_pfn] |= REPORTED
-                +     zone.nr_reported[block.order] += 1
+                +     zone.state[pfn - zone.base_pfn] |= REPORTED
+                +     zone.nr_reported[order] += 1
                 """,
             ),
         ),
@@ -120,8 +120,8 @@ RACES = {
                 PageReporting,
                 "drain",
                 """
-                - migratetype = zone.pageblock_migratetype(block.pfn)
-                + migratetype = self.types[block.pfn]
+                - migratetype = zone.pageblock_migratetype(pfn)
+                + migratetype = self.types[pfn]
                 """,
             ),
         ),
@@ -162,7 +162,7 @@ RACES = {
                 "isolate_free_page",
                 """
                   if migratetype != MIGRATE_ISOLATE:
-                      if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
+                      if self.usable_pages() <= self.watermark[WMARK_MIN] + (1 << order):
                           if trace is not None:
                               trace("page_reporting_refused", pfn, order, self.usable_pages())
                           return False

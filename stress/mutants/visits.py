@@ -153,7 +153,8 @@ VISITS = {
                 Zone,
                 "first_in_list",
                 """
-                - return self._pfn(self.get_page_from_free_area(order, migratetype))
+                - index = self.get_page_from_free_area(order, migratetype)
+                - return -1 if index < 0 else self.base_pfn + index
                 + return [-1, *self.list_pfns(order, migratetype)][-1]
                 """,
             ),
@@ -161,7 +162,8 @@ VISITS = {
                 Zone,
                 "next_in_list",
                 """
-                - return self._pfn(self.list_next(order, migratetype, pfn - self.base_pfn))
+                - after = self._next[pfn - self.base_pfn]
+                - return -1 if after == self._anchors[order * MIGRATE_TYPES + migratetype] else self.base_pfn + after
                 + pfns = [-1, *self.list_pfns(order, migratetype)]
                 + return pfns[pfns.index(pfn) - 1]
                 """,
@@ -172,7 +174,8 @@ VISITS = {
                 """
                 - if pfn < 0:
                 -     return -1
-                - return self._pfn(self.next_unreported(order, migratetype, pfn - self.base_pfn))
+                - index = self.next_unreported(order, migratetype, pfn - self.base_pfn)
+                - return -1 if index < 0 else self.base_pfn + index
                 + while pfn >= 0 and self.page_reported(pfn - self.base_pfn):
                 +     pfn = self.next_in_list(pfn, order, migratetype)
                 + return pfn
@@ -272,8 +275,8 @@ VISITS = {
                 Zone,
                 "isolate_free_page",
                 """
-                - if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
-                + if not self.zone_watermark_ok(0, self.min_wmark_pages() + (1 << order)):
+                - if self.usable_pages() <= self.watermark[WMARK_MIN] + (1 << order):
+                + if self.usable_pages() <= self.min_wmark_pages() + (1 << order):
                 """,
             ),
         ),
@@ -286,8 +289,8 @@ VISITS = {
                 Zone,
                 "isolate_free_page",
                 """
-                - if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
-                + if not self.zone_watermark_ok(0, self.watermark[WMARK_LOW] + (1 << order)):
+                - if self.usable_pages() <= self.watermark[WMARK_MIN] + (1 << order):
+                + if self.usable_pages() <= self.watermark[WMARK_LOW] + (1 << order):
                 """,
             ),
         ),
@@ -300,8 +303,8 @@ VISITS = {
                 Zone,
                 "isolate_free_page",
                 """
-                - if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN] + (1 << order)):
-                + if not self.zone_watermark_ok(0, self.watermark[WMARK_MIN]):
+                - if self.usable_pages() <= self.watermark[WMARK_MIN] + (1 << order):
+                + if self.usable_pages() <= self.watermark[WMARK_MIN]:
                 """,
             ),
         ),

@@ -147,15 +147,14 @@ def test_the_scatterlist_is_filled_from_its_end(islands: Zone, build_reporting: 
 
 def test_a_scatterlist_hands_out_only_what_was_added() -> None:
     sgl = Scatterlist(3)
-    assert sgl.batch() == ()
-    first, second = Block(8, 3, 0, 0), Block(16, 3, 0, 0)
-    sgl.add(first)
-    sgl.add(second)
+    assert sgl.batch() == []
+    sgl.add(8, 3)
+    sgl.add(16, 3)
     assert sgl.offset == 1
-    assert sgl.batch() == (second, first)
+    assert sgl.batch() == [(16, 3), (8, 3)]
     sgl.reset()
     assert sgl.offset == 3
-    assert sgl.batch() == ()
+    assert sgl.batch() == []
 
 
 def test_one_batch_may_mix_orders_and_types_but_never_zones(
