@@ -4,7 +4,7 @@ The product tells its tracepoints, here as in a recorded run, and `stress.invari
 execution ends at the first event that breaks an invariant. What no event shows is a matter of state, and looked at
 where the state is whole:
 
-* at every change of a list: the zone lock is held (S9);
+* at every event of a zone: its lock is held (S9);
 * when a zone lock is given back: structure and counts (S1 .. S5, by `pagealloc.validate`), and that the blocks which
   are Reported are those that the events say (S13);
 * at a rotation, before and after it: S19, S26; at an allocation: its state byte (S25);
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from pagealloc.memory import Memory
@@ -72,14 +73,16 @@ class Oracle:
         """Hear every tracepoint, and look at a zone whenever its lock is given back."""
         for zone in memory.zones:
             assert isinstance(zone, WatchedZone)
-            trace = self._zone_trace(zone)
-            begin_zone(zone, trace)
-            zone.trace = trace
+            begin_zone(zone, partial(self._begin_zone, zone.number))
+            zone.trace = self._zone_trace(zone)
             zone.judged_by(self)
             self._zones.append(zone)
             lock = cast("ControlledLock", zone.lock)
             lock.on_release = self._on_release(zone)
         memory.trace = reporting.trace = self.thread_trace
+
+    def _begin_zone(self, number: int, event: str, /, *fields: object) -> None:
+        self.judge.handlers[event](0, number, 0, *fields)
 
     def thread_trace(self, event: str, /, *fields: Any) -> None:
         """Hear of an event that happens to a task."""
@@ -94,10 +97,13 @@ class Oracle:
 
     def _zone_trace(self, zone: Zone) -> Trace:
         world, handlers, number = self.world, self.judge.handlers, zone.number
+        lock = cast("ControlledLock", zone.lock)
 
         def trace(event: str, /, *fields: Any) -> None:
             if world.aborting:
                 return
+            if lock.owner is not world.current:
+                self.fail("S9", f"{event} happens to zone {zone.name} without its lock")
             if world.log is not None and event in TOLD:
                 world.note(TOLD[event], zone.name, fields[0], fields[1])
             handlers[event](world.current.number, number, 0, *fields)
@@ -127,9 +133,8 @@ class Oracle:
 
     def check_zone(self, zone: WatchedZone) -> None:
         """Structure and flag truth; the zone's state is whole, its lock about to be released."""
-        if self.world.aborting or not zone.changed:
+        if self.world.aborting:
             return
-        zone.changed = False
         fingerprint = (
             bytes(zone.state),
             tuple(zone._next),  # noqa: SLF001 - the lists themselves are what is judged
@@ -156,7 +161,6 @@ class Oracle:
     def check_zones(self) -> None:
         """Judge every zone; no lock is held."""
         for zone in self._zones:
-            zone.changed = True
             self.check_zone(zone)
 
     def check_call(self) -> None:
@@ -183,54 +187,25 @@ class Oracle:
 
 
 class WatchedZone(Zone):
-    """A zone whose every change of a list is judged."""
+    """A zone whose rotations and allocations are judged where they happen."""
 
-    __slots__ = ("_oracle", "changed")
+    __slots__ = ("_oracle",)
 
     _oracle: Oracle | None
-    changed: bool  # since the oracle looked last
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._oracle = None
-        self.changed = True
         super().__init__(*args, **kwargs)
-
-    def _held(self) -> None:
-        self.changed = True
-        lock = cast("ControlledLock", self.lock)
-        if self._oracle is not None and not lock.held_by_current():
-            self._oracle.fail("S9", f"a list of zone {self.name} changes without its lock")
 
     def judged_by(self, oracle: Oracle) -> None:
         """Let every step be judged from here on."""
         self._oracle = oracle
-
-    def add_to_free_list(self, index: int, order: int, migratetype: int) -> None:
-        self._held()
-        super().add_to_free_list(index, order, migratetype)
-
-    def add_to_free_list_tail(self, index: int, order: int, migratetype: int) -> None:
-        self._held()
-        super().add_to_free_list_tail(index, order, migratetype)
-
-    def del_page_from_free_list(self, index: int, order: int) -> None:
-        self._held()
-        super().del_page_from_free_list(index, order)
-
-    def move_to_free_list(self, index: int, order: int, migratetype: int) -> None:
-        self._held()
-        super().move_to_free_list(index, order, migratetype)
-
-    def set_page_reported(self, index: int) -> None:
-        self._held()
-        super().set_page_reported(index)
 
     def rotate_to_front(self, pfn: int, order: int, migratetype: int) -> None:
         oracle = self._oracle
         if oracle is None or oracle.world.aborting:
             super().rotate_to_front(pfn, order, migratetype)
             return
-        self._held()
         before = list(self.list_pfns(order, migratetype))
         # Judged first: turning a list to what is not on it leaves a ring without an end.
         oracle.expect(pfn in before, "S26", lambda: f"{before} is turned to pfn {pfn:#x}, which is not on it")
