@@ -17,7 +17,7 @@ below its marks each excuse what stays unreported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pagealloc.mmzone import MIGRATE_ISOLATE, WMARK_LOW
 from stress.invariants.shadow import Fail, ShadowZone
@@ -101,7 +101,15 @@ class Judge:
     # -- zones and their locks -------------------------------------------------------------------------
 
     def zone_begin(self, thread: int, zone: int, seq: int, *fields: object) -> None:
-        shadow = self.zones[zone] = ShadowZone(*fields, fail=self.fail)  # type: ignore[arg-type]
+        self._add(zone, ShadowZone(*fields, fail=self.fail))  # type: ignore[arg-type]
+
+    def load(self, zones: Mapping[int, ShadowZone]) -> None:
+        """Begin with zones as another judge knows them."""
+        for zone, shadow in zones.items():
+            self._add(zone, shadow.twin(self.fail))
+
+    def _add(self, zone: int, shadow: ShadowZone) -> None:
+        self.zones[zone] = shadow
         self._starts.append((shadow.start_pfn, shadow.end_pfn, shadow))
 
     def zone_of(self, pfn: int) -> ShadowZone | None:

@@ -68,6 +68,16 @@ class ShadowZone:
         apart = {MIGRATE_ISOLATE} if self.policy.highatomic_merges else {MIGRATE_ISOLATE, MIGRATE_HIGHATOMIC}
         self._keeps_apart = tuple(migratetype in apart for migratetype in range(MIGRATE_TYPES))
 
+    def twin(self, fail: Fail) -> ShadowZone:
+        """Return a shadow of another zone in the same state."""
+        shadow = ShadowZone.__new__(ShadowZone)
+        shadow.__dict__ = {
+            name: value.copy() if type(value) in (dict, set, list, bytearray) else value
+            for name, value in vars(self).items()
+        }
+        shadow.fail = fail
+        return shadow
+
     # -- lists -----------------------------------------------------------------------------------------
 
     def _list(self, pfn: int, order: int, migratetype: int, to_tail: bool) -> None:

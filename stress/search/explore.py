@@ -17,13 +17,15 @@ from pagealloc.sync_real import RealSync
 from stress.mutants import planted
 from stress.search.kit import Kit
 from stress.search.lockdep import Lockdep
+from stress.search.machine import Build, Machine
+from stress.search.oracle import Sound
 from stress.search.scenarios import SCENARIOS, Body
 from stress.search.shrink import shrink
 from stress.search.strategy import Portfolio, Strategy
 from stress.search.world import Abandoned, Chooser, Coroutines, ScheduleError, Violation, World
 from workers.page_reporting import Reporter
 
-SOUND_MAX = 200_000  # zone states remembered as validated; more cost memory and save little
+SOUND_MAX = 50_000  # states of a zone's frames remembered as validated; more cost memory and save little
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Program:
         self._body = body
         self._lockdep = Lockdep()
         self._coroutines: Coroutines | None = None
-        self._sound: set[object] = set()
+        self._sound: Sound = {}
+        self._machines: dict[Build, Machine] = {}
 
     @contextmanager
     def reusing(self) -> Iterator[None]:
@@ -87,7 +90,7 @@ class Program:
         world.log = [] if log else None
         if len(self._sound) > SOUND_MAX:
             self._sound.clear()
-        kit = Kit(world, self.policy, self._lockdep, self._sound)
+        kit = Kit(world, self.policy, self._lockdep, self._sound, self._machines)
         if self.reporter is not None:
             kit.reporter = self.reporter()
         try:

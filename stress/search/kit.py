@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pagealloc.memory import ZoneSpec
 from pagealloc.mmzone import Layout
 from pagealloc.policy import Policy
 from pagealloc.zone import Zone
 from stress.search.controlled import ControlledSync, ControlledThread
 from stress.search.lockdep import Lockdep
-from stress.search.oracle import Oracle, WatchedMemory
+from stress.search.machine import Build, Machine, WatchedMemory, boot
+from stress.search.oracle import Oracle, Sound
 from stress.search.world import World
 from workers.page_reporting import (
     Batch,
@@ -76,9 +76,17 @@ class Host:
 class Kit:
     """The machine of one execution."""
 
-    def __init__(self, world: World, policy: Policy, lockdep: Lockdep, sound: set[object]) -> None:
+    def __init__(
+        self,
+        world: World,
+        policy: Policy,
+        lockdep: Lockdep,
+        sound: Sound,
+        machines: dict[Build, Machine],
+    ) -> None:
         self.world = world
         self.policy = policy
+        self._machines = machines
         self.sync = ControlledSync(world, lockdep)
         self.oracle = Oracle(self.sync, sound)
         self.host = Host(self)
@@ -104,19 +112,13 @@ class Kit:
         boost_factor: int = 0,
     ) -> None:
         """Build zones of (name, pages), with the same marks, and the reporting core; nothing runs yet."""
-        self.memory = WatchedMemory(
-            [ZoneSpec(name, pages) for name, pages in zones or (("Normal", 64),)],
-            layout=layout,
-            policy=self.policy,
-            sync=self.sync,
-            ram=None,
-            page_sets=page_sets,
-            watermark_boost_factor=boost_factor,
-        )
+        build = Build(zones or (("Normal", 64),), marks, page_sets, layout, boost_factor)
+        machine = self._machines.get(build)
+        if machine is None:
+            machine = self._machines[build] = boot(build, self.policy)
+        self.memory = machine.memory.twin(self.sync)
         self.zones = self.memory.zones
         self.world.lockless_writes = page_sets
-        for zone in self.zones:
-            zone.set_watermarks(*marks)
         self.host.inner = self.reporter
         self.workqueue = Workqueue(self.sync, "worker")
         self.reporting = PageReporting(
@@ -127,7 +129,7 @@ class Kit:
             delay_s=delay_s,
             alloc_scatterlist=self._alloc_scatterlist,
         )
-        self.oracle.watch(self.memory, self.reporting)
+        self.oracle.watch(self.memory, machine.shadows, self.reporting)
         self.device = PageReportingDevice(self.host, order=order, capacity=capacity, name="host")
 
     def start(self) -> None:

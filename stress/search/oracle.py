@@ -18,23 +18,23 @@ below its marks, does not ask for everything to be reported.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
-from pagealloc.memory import Memory
 from pagealloc.mmzone import ORDERS_MAX
 from pagealloc.page_flags import BUDDY, REPORTED
 from pagealloc.tracepoints import Trace
 from pagealloc.validate import validate
 from pagealloc.zone import Zone
-from stress.invariants import Judge
+from stress.invariants import Judge, ShadowZone
 from stress.search.controlled import ControlledLock, ControlledSync
-from stress.snapshot import begin_zone
+from stress.search.machine import WatchedMemory, WatchedZone
 from workers.page_reporting import PageReporting
 
 # A loop over the frames costs ten times as much.
 REPORTED_HEADS = re.compile(b"[%s]" % re.escape(bytes(BUDDY | REPORTED | n for n in range(ORDERS_MAX))))
+
+LISTS_MAX = 64  # remembered for frames in one state; to look through more takes longer than to walk the lists
 
 # What a story says of an event, of those that have a block: the first two fields behind zone and number.
 TOLD = {
@@ -48,16 +48,26 @@ TOLD = {
 }
 
 
+class SoundFrames(NamedTuple):
+    """What was found valid with a zone's frames in one state, in any execution."""
+
+    reported: set[int]  # pfns of the blocks that bear the bit
+    lists: list[tuple[list[int], list[int], list[int], list[int], int]]  # links and counts
+
+
+Sound = dict[tuple[int, bytes], SoundFrames]  # by the zone's first pfn and its frames' state
+
+
 class Oracle:
     """What the checks of one execution know, and the verdict."""
 
-    def __init__(self, sync: ControlledSync, sound: set[object]) -> None:
+    def __init__(self, sync: ControlledSync, sound: Sound) -> None:
         self.sync = sync
         self.world = sync.world
         self.judge = Judge(self.fail)
         self.retired = False  # unregister has returned: no reporter may run
         self._zones: list[WatchedZone] = []
-        self._sound = sound  # fingerprints of zone states that were validated before, in any execution
+        self._sound = sound
 
     def fail(self, invariant: str, text: str) -> None:
         if not self.world.aborting:
@@ -69,20 +79,21 @@ class Oracle:
 
     # -- listening -------------------------------------------------------------------------------------
 
-    def watch(self, memory: Memory, reporting: PageReporting) -> None:
-        """Hear every tracepoint, and look at a zone whenever its lock is given back."""
+    def watch(
+        self, memory: WatchedMemory, shadows: Mapping[int, ShadowZone], reporting: PageReporting
+    ) -> None:
+        """Hear every tracepoint, and look at a zone whenever its lock is given back.
+
+        `shadows` is what is known of the zones so far.
+        """
+        self.judge.load(shadows)
         for zone in memory.zones:
-            assert isinstance(zone, WatchedZone)
-            begin_zone(zone, partial(self._begin_zone, zone.number))
             zone.trace = self._zone_trace(zone)
             zone.judged_by(self)
             self._zones.append(zone)
             lock = cast("ControlledLock", zone.lock)
             lock.on_release = self._on_release(zone)
         memory.trace = reporting.trace = self.thread_trace
-
-    def _begin_zone(self, number: int, event: str, /, *fields: object) -> None:
-        self.judge.handlers[event](0, number, 0, *fields)
 
     def thread_trace(self, event: str, /, *fields: Any) -> None:
         """Hear of an event that happens to a task."""
@@ -135,28 +146,35 @@ class Oracle:
         """Structure and flag truth; the zone's state is whole, its lock about to be released."""
         if self.world.aborting:
             return
-        fingerprint = (
-            bytes(zone.state),
-            tuple(zone._next),  # noqa: SLF001 - the lists themselves are what is judged
-            tuple(zone.nr_free),
-            tuple(zone.nr_reported),
-            zone.nr_free_pages,
-        )
-        if fingerprint not in self._sound:
-            problems = validate(zone).problems
-            if problems:
-                self.fail("S1..S5", "; ".join(problems[:3]))
-            self._sound.add(fingerprint)
+        # All that is judged here; compared with what was validated before, entry for entry.
+        lists = (zone._next, zone._prev, zone.nr_free, zone.nr_reported, zone.nr_free_pages)  # noqa: SLF001
+        frames = self._sound.get((zone.start_pfn, bytes(zone.state)))
+        if frames is None or lists not in frames.lists:
+            frames = self._validate(zone)
         shadow = self.judge.zones[zone.number]
-        base = zone.base_pfn
-        reported = {base + match.start() for match in REPORTED_HEADS.finditer(zone.state)}
-        if reported != shadow.reported:
-            wrong = min(reported ^ shadow.reported)
+        if frames.reported != shadow.reported:
+            wrong = min(frames.reported ^ shadow.reported)
             flagged = "is Reported, but no device was told of this block"
-            text = flagged if wrong in reported else "is not Reported any more, and nobody took it"
+            text = flagged if wrong in frames.reported else "is not Reported any more, and nobody took it"
             self.fail("S13", f"pfn {wrong:#x} {text}")
         if zone.nr_free != shadow.nr_free or zone.nr_free_pages != shadow.nr_free_pages:
             shadow.counts(zone.nr_free_pages, zone.nr_free, zone.nr_reported)
+
+    def _validate(self, zone: WatchedZone) -> SoundFrames:
+        """Judge a state that no execution has met before, and remember it."""
+        problems = validate(zone).problems
+        if problems:
+            self.fail("S1..S5", "; ".join(problems[:3]))
+        key = zone.start_pfn, bytes(zone.state)
+        frames = self._sound.get(key)
+        if frames is None:
+            heads = REPORTED_HEADS.finditer(zone.state)
+            frames = self._sound[key] = SoundFrames({zone.base_pfn + head.start() for head in heads}, [])
+        if len(frames.lists) == LISTS_MAX:
+            frames.lists.clear()
+        links = zone._next[:], zone._prev[:]  # noqa: SLF001
+        frames.lists.append((*links, zone.nr_free[:], zone.nr_reported[:], zone.nr_free_pages))
+        return frames
 
     def check_zones(self) -> None:
         """Judge every zone; no lock is held."""
@@ -184,48 +202,3 @@ class Oracle:
         if all_reported and not excused and reporting.device is not None:
             for shadow in judge.zones.values():
                 judge.expect_all_reported(shadow)
-
-
-class WatchedZone(Zone):
-    """A zone whose rotations and allocations are judged where they happen."""
-
-    __slots__ = ("_oracle",)
-
-    _oracle: Oracle | None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._oracle = None
-        super().__init__(*args, **kwargs)
-
-    def judged_by(self, oracle: Oracle) -> None:
-        """Let every step be judged from here on."""
-        self._oracle = oracle
-
-    def rotate_to_front(self, pfn: int, order: int, migratetype: int) -> None:
-        oracle = self._oracle
-        if oracle is None or oracle.world.aborting:
-            super().rotate_to_front(pfn, order, migratetype)
-            return
-        before = list(self.list_pfns(order, migratetype))
-        # Judged first: turning a list to what is not on it leaves a ring without an end.
-        oracle.expect(pfn in before, "S26", lambda: f"{before} is turned to pfn {pfn:#x}, which is not on it")
-        super().rotate_to_front(pfn, order, migratetype)
-        after = list(self.list_pfns(order, migratetype))
-        at = before.index(pfn)
-        turned = after == before[at:] + before[:at]
-        oracle.expect(turned, "S19", lambda: f"rotating {before} to {pfn} gave {after}")
-
-    def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
-        pfn = super().rmqueue_buddy(order, migratetype, alloc_flags)
-        if pfn >= 0 and self._oracle is not None:
-            value = self.state[pfn - self.base_pfn]
-            self._oracle.expect(
-                not value & REPORTED, "S25", lambda: f"pfn {pfn:#x} is allocated with the Reported bit set"
-            )
-        return pfn
-
-
-class WatchedMemory(Memory):
-    """A memory of watched zones."""
-
-    zone_class = WatchedZone

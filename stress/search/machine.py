@@ -1,0 +1,149 @@
+"""The machine of a search: watched zones, booted once for all executions of a program.
+
+Every execution begins with the same machine in the same state. So it boots in a world of its own, and what an
+execution gets is a copy: zones as they are after boot, with locks of its own, and what the judge knows of them.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from pagealloc.memory import Memory, ZoneSpec
+from pagealloc.mmzone import Layout
+from pagealloc.page_flags import REPORTED
+from pagealloc.pcp import PageSets
+from pagealloc.policy import Policy
+from pagealloc.sync import Sync
+from pagealloc.sync_real import RealSync
+from pagealloc.zone import Zone
+from stress.invariants import Judge, ShadowZone
+from stress.search.controlled import ControlledSync
+from stress.search.strategy import Replay
+from stress.search.world import Violation, World
+from stress.snapshot import begin_zone
+
+if TYPE_CHECKING:  # an oracle watches the zones that ask it
+    from stress.search.oracle import Oracle
+
+
+class WatchedZone(Zone):
+    """A zone whose rotations and allocations are judged where they happen."""
+
+    __slots__ = ("_oracle",)
+
+    _oracle: Oracle | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._oracle = None
+        super().__init__(*args, **kwargs)
+
+    def twin(self, sync: Sync, zones_below: tuple[Zone, ...]) -> WatchedZone:
+        """Return a zone in the same state, with a lock of its own."""
+        zone: WatchedZone = object.__new__(WatchedZone)
+        for name, value in zip(SLOTS, _values(self), strict=True):
+            setattr(zone, name, value[:] if type(value) in (list, bytearray) else value)
+        zone.zones_below = zones_below
+        zone.lock = sync.spinlock(f"zone->lock {zone.name}")
+        return zone
+
+    def judged_by(self, oracle: Oracle) -> None:
+        """Let every step be judged from here on."""
+        self._oracle = oracle
+
+    def rotate_to_front(self, pfn: int, order: int, migratetype: int) -> None:
+        oracle = self._oracle
+        if oracle is None or oracle.world.aborting:
+            super().rotate_to_front(pfn, order, migratetype)
+            return
+        before = list(self.list_pfns(order, migratetype))
+        # Judged first: turning a list to what is not on it leaves a ring without an end.
+        oracle.expect(pfn in before, "S26", lambda: f"{before} is turned to pfn {pfn:#x}, which is not on it")
+        super().rotate_to_front(pfn, order, migratetype)
+        after = list(self.list_pfns(order, migratetype))
+        at = before.index(pfn)
+        turned = after == before[at:] + before[:at]
+        oracle.expect(turned, "S19", lambda: f"rotating {before} to {pfn} gave {after}")
+
+    def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
+        pfn = super().rmqueue_buddy(order, migratetype, alloc_flags)
+        if pfn >= 0 and self._oracle is not None:
+            value = self.state[pfn - self.base_pfn]
+            self._oracle.expect(
+                not value & REPORTED, "S25", lambda: f"pfn {pfn:#x} is allocated with the Reported bit set"
+            )
+        return pfn
+
+
+SLOTS = tuple(name for cls in WatchedZone.__mro__ for name in getattr(cls, "__slots__", ()))
+_values = attrgetter(*SLOTS)
+
+
+class WatchedMemory(Memory):
+    """A memory of watched zones."""
+
+    zone_class = WatchedZone
+    zones: list[WatchedZone]  # type: ignore[assignment]
+
+    def twin(self, sync: Sync) -> WatchedMemory:
+        """Return a memory in the same state, with locks of its own."""
+        memory = copy(self)
+        memory.sync = sync
+        memory.zones = []
+        for zone in self.zones:
+            memory.zones.append(zone.twin(sync, tuple(memory.zones)))
+        memory._requests = {}  # noqa: SLF001 - ours; the old ones name zones
+        if memory.page_sets is not None:
+            memory.page_sets = PageSets(memory.zones, memory.policy, sync)
+        return memory
+
+
+class Machine(NamedTuple):
+    """A machine that has booted, and what a judge knows of its zones by then."""
+
+    memory: WatchedMemory
+    shadows: dict[int, ShadowZone]
+
+
+class Build(NamedTuple):
+    """What a scenario asks for: zones of (name, pages), all with the same marks."""
+
+    zones: tuple[tuple[str, int], ...]
+    marks: tuple[int, int, int]
+    page_sets: bool
+    layout: Layout
+    boost_factor: int
+
+
+def _fail(invariant: str, text: str) -> NoReturn:
+    raise Violation(invariant, text)
+
+
+def boot(build: Build, policy: Policy) -> Machine:
+    """Build a machine and boot it. Raises what goes wrong there, and Violation for a deadlock."""
+    world = World(Replay([]))
+    judge = Judge(_fail)
+    machines = []
+
+    def hear(zone: int, event: str, /, *fields: object) -> None:
+        judge.handlers[event](0, zone, 0, *fields)
+
+    def main() -> None:
+        memory = WatchedMemory(
+            [ZoneSpec(name, pages) for name, pages in build.zones],
+            layout=build.layout,
+            policy=policy,
+            sync=ControlledSync(world),
+            ram=None,
+            page_sets=build.page_sets,
+            watermark_boost_factor=build.boost_factor,
+        )
+        for zone in memory.zones:
+            zone.set_watermarks(*build.marks)
+            begin_zone(zone, partial(hear, zone.number))
+        machines.append(Machine(memory.twin(RealSync()), judge.zones))  # on locks that keep no world alive
+
+    world.run(main)
+    return machines[0]
