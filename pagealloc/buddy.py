@@ -69,12 +69,15 @@ class Buddy(FreeArea):
     # -- pageblocks ----------------------------------------------------------------------------------
 
     def get_pageblock_migratetype(self, index: int) -> int:
-        return self.pageblock_types[index >> self.layout.pageblock_order]
+        return self.pageblock_types[index >> self.pageblock_order]
 
     def set_pageblock_migratetype(self, index: int, migratetype: int) -> None:
         if self.mobility_disabled and migratetype < MIGRATE_PCPTYPES:
             migratetype = MIGRATE_UNMOVABLE
-        self.pageblock_types[index >> self.layout.pageblock_order] = migratetype
+        block = index >> self.pageblock_order
+        if self.pageblock_types[block] == migratetype:
+            return  # isolating says MOVABLE of what nearly always is: no event
+        self.pageblock_types[block] = migratetype
         trace = self.trace
         if trace is not None:
             trace("set_pageblock_migratetype", self.base_pfn + index, migratetype)

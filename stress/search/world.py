@@ -23,6 +23,7 @@ fingerprinted).
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import NamedTuple, NoReturn, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -153,6 +154,9 @@ class Coroutines:
             self._idle.pop().throw(GreenletExit)
 
 
+_number = attrgetter("number")
+
+
 class World:
     """One execution: tasks, a clock and a schedule.
 
@@ -182,12 +186,12 @@ class World:
         self._choose = chooser.pick
         self.virtual = virtual
         self._steps_max = steps_max
-        self._steps_remembered = steps_max - LAST_STEPS
+        self._steps_unnoted = steps_max - LAST_STEPS  # so many steps pass without being noted
         self._last_steps: list[tuple[Task, str]] = []
         self._hub = self.running()
         self.data_history = 0  # of the writes to shared data, in their order
         self._data_readers = 0
-        self._ready: list[Task] = []  # who can go on; emptied when somebody blocks, wakes, begins or ends
+        self._ready: list[Task] = []  # who can go on, in the order of their numbers
 
     # -- running -----------------------------------------------------------------------------------------
 
@@ -198,7 +202,7 @@ class World:
         """
         self.current = self.spawn("main", main)
         while self.failure is None:
-            candidates = self._candidates()
+            candidates = self._ready or self._last_resort()
             if not candidates:
                 break
             try:
@@ -217,7 +221,7 @@ class World:
         task = Task(len(self.tasks), name)
         task.greenlet = self.coroutine(lambda: self._body(task, target), self._hub)
         self.tasks.append(task)
-        self._ready = []
+        self._ready.append(task)
         return task
 
     @property
@@ -234,7 +238,8 @@ class World:
             if self.failure is None and not self.aborting:
                 self.failure = failure
         task.done = True
-        self._ready = []
+        if not self.aborting:
+            self._ready.remove(task)
 
     def _unwind(self) -> None:
         """End every task that is left, so that an execution leaves nothing behind."""
@@ -254,7 +259,7 @@ class World:
         task = self.current
         if task.held or self.lockless_writes:
             self.publish(task)
-        candidates = self._ready or self._candidates()
+        candidates = self._ready
         if len(candidates) > 1:
             chosen = self._pick(candidates, task)
             if chosen is not task:
@@ -277,8 +282,9 @@ class World:
         task.wait_is_quiet = quiet
         task.deadline_s = None if timeout_s is None else self.now_s + max(0.0, timeout_s)
         task.timed_out = False
-        self._ready = []
-        candidates = self._candidates()
+        if timeout_s is None or self.virtual:
+            self._ready.remove(task)
+        candidates = self._ready or self._last_resort()
         if not candidates:
             self._hub.switch()
         else:
@@ -287,10 +293,9 @@ class World:
                 self._switch_to(chosen, f"waits: {op} {subject.name}")
         if task.waits_for is not None:
             subject.waiters -= 1  # nobody woke it
-            task.waits_for = None
+            self._can_go_on(task)
         task.deadline_s = None
         task.wait_is_quiet = False
-        self._ready = []
         self.step(task, "timeout" if task.timed_out else "wake", subject)
         return not task.timed_out
 
@@ -299,9 +304,8 @@ class World:
         if subject.waiters:
             for task in self.tasks:
                 if task.waits_for is subject:
-                    task.waits_for = None
+                    self._can_go_on(task)
             subject.waiters = 0
-            self._ready = []
 
     def draw(self, n: int) -> int:
         """Let the chooser draw from 0 .. n - 1: one more entry of the schedule."""
@@ -335,16 +339,13 @@ class World:
 
     # -- choosing and switching --------------------------------------------------------------------------
 
-    def _candidates(self) -> list[Task]:
-        """Find who can go on, in the order of their numbers, if that is not known."""
-        if not self._ready:
-            timers = not self.virtual
-            self._ready = [
-                task
-                for task in self.tasks
-                if not task.done and (task.waits_for is None or (timers and task.deadline_s is not None))
-            ] or self._last_resort()
-        return self._ready
+    def _can_go_on(self, task: Task) -> None:
+        """Let a task be picked that waited; one with a timer could be before."""
+        task.waits_for = None
+        ready = self._ready
+        if task not in ready:
+            ready.append(task)
+            ready.sort(key=_number)
 
     def _last_resort(self) -> list[Task]:
         """Find who can go on when nobody else can: a virtual world's earliest timer, or who waits for quiet."""
@@ -382,15 +383,19 @@ class World:
     def step(self, task: Task, op: str, subject: Subject) -> None:
         """Account for a step that is about to happen, and judge the execution's length."""
         self.steps += 1
-        if self.steps > self._steps_remembered:
-            self._last_steps.append((task, f"{op} {subject.name}"))
-            if self.steps > self._steps_max:
-                self.fail("livelock", f"{self._steps_max} steps and no end: {self._describe_cycle()}")
-        if self.log is not None:
-            self.log.append(LogEntry("step", task.number, op, subject.name, self.now_s))
+        if self.steps > self._steps_unnoted or self.log is not None:
+            self._note_step(task, op, subject)
         history = hash((task.history, op, subject.history, self.data_history, self.now_s))
         self._data_readers += history
         task.history = subject.history = history
+
+    def _note_step(self, task: Task, op: str, subject: Subject) -> None:
+        if self.log is not None:
+            self.log.append(LogEntry("step", task.number, op, subject.name, self.now_s))
+        if self.steps > self._steps_unnoted:
+            self._last_steps.append((task, f"{op} {subject.name}"))
+            if self.steps > self._steps_max:
+                self.fail("livelock", f"{self._steps_max} steps and no end: {self._describe_cycle()}")
 
     def publish(self, task: Task) -> None:
         """Account for what a task may have written under a lock, before anybody else can look at it."""
