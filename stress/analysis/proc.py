@@ -29,7 +29,8 @@ def zones_at(run: Path, at_s: float) -> list[ZoneCounts]:
     check_is_log(run)
     reader = LogReader(run)
     judge = Judge(lambda invariant, text: None)  # whether it is all right is the business of `verify`
-    handlers = {cls: judge.handlers.get(tag) for tag, cls in EVENTS.items()}
+    called = judge.handlers
+    handlers = {cls: called.get(tag) for tag, cls in EVENTS.items()}
     at_ns = int(at_s * NS)
     try:
         for record in reader:

@@ -17,7 +17,9 @@ below its marks each excuse what stays unreported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from pagealloc.mmzone import MIGRATE_ISOLATE, WMARK_LOW
 from stress.invariants.shadow import Fail, ShadowZone
@@ -25,6 +27,23 @@ from workers.page_reporting import BUDGET_DIVISOR
 
 REST_PASSES_MAX = 64  # lists settle in 16 passes; a worker that goes on after four times that never ends
 Handler = Callable[..., None]
+Change = Callable[..., None]  # a method of ShadowZone
+
+# What an event under a zone lock changes in the zone's shadow; the method takes the event's fields.
+CHANGES: dict[str, Change] = {
+    "mm_page_alloc_zone_locked": ShadowZone.alloc,
+    "mm_page_free_zone_locked": ShadowZone.free_block,
+    "move_to_free_list": ShadowZone.move,
+    "set_pageblock_migratetype": ShadowZone.set_type,
+    "set_watermarks": ShadowZone.set_watermarks,
+    "split_page": ShadowZone.split,
+    "unset_migratetype_isolate": ShadowZone.begin_to_give_back,
+    "page_reporting_isolate": ShadowZone.isolate,
+    "page_reporting_putback": ShadowZone.putback,
+    "page_reporting_refused": ShadowZone.refused,
+    "page_reporting_reported": ShadowZone.set_reported,
+    "page_reporting_rotate": ShadowZone.rotate,
+}
 
 
 class Judge:
@@ -36,7 +55,6 @@ class Judge:
         self.holders: dict[
             int, int
         ] = {}  # thread that holds a zone's lock, by the events since the last release
-        self._starts: list[tuple[int, int, ShadowZone]] = []
         self._asking: dict[int, int] = {}  # threads whose last free must ask for a report: the zone
         self._may_ask: dict[int, int] = {}  # threads whose last zone event was a free: the zone
         self.device: str | None = None
@@ -47,7 +65,6 @@ class Judge:
         self.passing = False
         self.unserved = False  # a report was asked for, and no pass has begun since
         self.batch: Sequence[Sequence[int]] | None = None
-        self._last_failed = False
         self._host_speaks = False  # whether the log tells what the host itself does
         self._done_by_host: set[tuple[int, int]] = set()  # of the batch that is out
         self.errors = 0
@@ -60,69 +77,61 @@ class Judge:
         self._at_rest = False
         self.rested = False
         self.unseen: set[int] = set()  # zones that were not looked at since
-        self.handlers: dict[str, Handler] = {
+        # What an event under a zone lock is beyond its zone.
+        self._beyond: dict[str, Handler] = {
+            "mm_page_free_zone_locked": self._freed,
+            "page_reporting_visit": self._visited,
+            "page_reporting_refused": self._refused,
+        }
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """What to call for each event, with the fields of its record: thread, zone and number, and its own."""
+        zone_events = (*CHANGES, "page_reporting_visit", "mm_page_pcpu_drain", "mm_page_alloc_extfrag")
+        return {
+            **{event: partial(self._zone_record, event) for event in zone_events},
             "zone_begin": self.zone_begin,
             "zone_snapshot": self.zone_snapshot,
             "zone_state": self.zone_state,
-            "set_watermarks": self.set_watermarks,
             "lock_release": self.lock_release,
-            "mm_page_alloc": self.mm_page_alloc,
-            "mm_page_free": self.mm_page_free,
-            "mm_page_alloc_zone_locked": self.mm_page_alloc_zone_locked,
-            "mm_page_free_zone_locked": self.mm_page_free_zone_locked,
-            "mm_page_pcpu_drain": self.other_zone_event,
-            "mm_page_alloc_extfrag": self.other_zone_event,
-            "move_to_free_list": self.move_to_free_list,
-            "set_pageblock_migratetype": self.set_pageblock_migratetype,
-            "unset_migratetype_isolate": self.unset_migratetype_isolate,
-            "split_page": self.split_page,
-            "page_reporting_register": self.register,
-            "page_reporting_registered": self.registered,
-            "page_reporting_unregister": self.unregister,
-            "page_reporting_notify": self.notify,
-            "page_reporting_pass_begin": self.pass_begin,
-            "page_reporting_pass_end": self.pass_end,
-            "page_reporting_zone": self.pass_zone,
-            "page_reporting_visit": self.visit,
-            "page_reporting_isolate": self.isolate,
-            "page_reporting_refused": self.refused,
-            "page_reporting_rotate": self.rotate,
-            "page_reporting_report_begin": self.report_begin,
-            "page_reporting_report_end": self.report_end,
-            "host_begin": self.host_begin,
-            "host_end": self.host_end,
-            "page_reporting_putback": self.putback,
-            "page_reporting_reported": self.reported,
-            "violation": self.violation,
-            "rest": self.rest,
-            "run_end": self.run_end,
+            **{event: partial(handler, self) for event, handler in THREAD_EVENTS.items()},
         }
 
     # -- zones and their locks -------------------------------------------------------------------------
 
     def zone_begin(self, thread: int, zone: int, seq: int, *fields: object) -> None:
-        self._add(zone, ShadowZone(*fields, fail=self.fail))  # type: ignore[arg-type]
+        self.zones[zone] = ShadowZone(*fields, fail=self.fail)  # type: ignore[arg-type]
 
-    def load(self, zones: Mapping[int, ShadowZone]) -> None:
-        """Begin with zones as another judge knows them."""
-        for zone, shadow in zones.items():
-            self._add(zone, shadow.twin(self.fail))
-
-    def _add(self, zone: int, shadow: ShadowZone) -> None:
-        self.zones[zone] = shadow
-        self._starts.append((shadow.start_pfn, shadow.end_pfn, shadow))
-
-    def zone_of(self, pfn: int) -> ShadowZone | None:
-        """Return the zone that holds a page."""
-        for start_pfn, end_pfn, shadow in self._starts:
-            if start_pfn <= pfn < end_pfn:
-                return shadow
+    def zone_of(self, pfn: int) -> int | None:
+        """Return the number of the zone that holds a page."""
+        for zone, shadow in self.zones.items():
+            if shadow.start_pfn <= pfn < shadow.end_pfn:
+                return zone
         return None
 
-    def _locked(self, thread: int, zone: int) -> ShadowZone:
+    def zone_event(self, event: str, thread: int, zone: int, fields: tuple[Any, ...]) -> None:
+        """Hear what happens to a zone, under its lock."""
+        self._locked(thread, zone)
+        change = CHANGES.get(event)
+        if change is not None:
+            self.change(zone, change, fields)
+        beyond = self._beyond.get(event)
+        if beyond is not None:
+            beyond(thread, zone, *fields)
+
+    def _zone_record(self, event: str, thread: int, zone: int, seq: int, *fields: Any) -> None:
+        self.zone_event(event, thread, zone, fields)
+
+    def change(self, zone: int, change: Change, fields: tuple[Any, ...]) -> None:
+        """Change what is known of a zone: the one place that does, once it is loaded."""
+        change(self.zones[zone], *fields)
+
+    def _locked(self, thread: int, zone: int) -> None:
         """Account for an event under a zone lock."""
-        holder = self.holders.setdefault(zone, thread)
-        if holder != thread:
+        holder = self.holders.get(zone)
+        if holder is None:
+            self.holders[zone] = thread
+        elif holder != thread:
             self.fail(
                 "S9",
                 f"thread {thread} changes zone {self.zones[zone].name} inside thread {holder}'s hold of its lock",
@@ -130,11 +139,13 @@ class Judge:
         if thread in self._asking:
             del self._asking[thread]
             self.fail("S24", f"thread {thread} freed a block large enough, and asked nobody for a report")
-        self._may_ask.pop(thread, None)
-        return self.zones[zone]
+        if thread in self._may_ask:
+            del self._may_ask[thread]
 
     def lock_release(self, thread: int, zone: int, seq: int, *figures: object) -> None:
-        self._locked(thread, zone).giving_back = False
+        self._locked(thread, zone)
+        if self.zones[zone].giving_back:
+            self.change(zone, ShadowZone.end_to_give_back, ())
         del self.holders[zone]
 
     def zone_snapshot(self, thread: int, zone: int, seq: int, *fields: object) -> None:
@@ -150,50 +161,31 @@ class Judge:
     def zone_state(
         self, thread: int, zone: int, seq: int, nr_free_pages: int, nr_free: list[int], nr_reported: list[int]
     ) -> None:
-        self._locked(thread, zone).counts(nr_free_pages, nr_free, nr_reported)
-
-    def set_watermarks(self, thread: int, zone: int, seq: int, *marks: int) -> None:
-        self._locked(thread, zone).watermark = list(marks)
-
-    def other_zone_event(self, thread: int, zone: int, seq: int, *fields: object) -> None:
         self._locked(thread, zone)
+        self.zones[zone].counts(nr_free_pages, nr_free, nr_reported)
 
     # -- pages -----------------------------------------------------------------------------------------
 
     def mm_page_alloc(self, thread: int, pfn: int, order: int, migratetype: int, gfp: object) -> None:
         if pfn >= 0:
-            shadow = self.zone_of(pfn)
-            if shadow is None:
+            zone = self.zone_of(pfn)
+            if zone is None:
                 self.fail("S25", f"thread {thread} gets pfn {pfn:#x}, which is in no zone")
             else:
-                shadow.owner(thread, pfn, order)
+                self.change(zone, ShadowZone.owner, (thread, pfn, order))
 
     def mm_page_free(self, thread: int, pfn: int, order: int) -> None:
         self._passes_since_free = 0
-        shadow = self.zone_of(pfn)
-        if shadow is None:
+        zone = self.zone_of(pfn)
+        if zone is None:
             self.fail("S2", f"thread {thread} frees pfn {pfn:#x}, which is in no zone")
         else:
-            shadow.disown(thread, pfn, order)
+            self.change(zone, ShadowZone.disown, (thread, pfn, order))
 
-    def mm_page_alloc_zone_locked(
+    def _freed(
         self,
         thread: int,
         zone: int,
-        seq: int,
-        pfn: int,
-        order: int,
-        migratetype: int,
-        refill: bool,
-        split: int,
-    ) -> None:
-        self._locked(thread, zone).alloc(pfn, order, migratetype, split)
-
-    def mm_page_free_zone_locked(
-        self,
-        thread: int,
-        zone: int,
-        seq: int,
         pfn: int,
         order: int,
         migratetype: int,
@@ -201,8 +193,6 @@ class Judge:
         merged_order: int,
         to_tail: bool,
     ) -> None:
-        shadow = self._locked(thread, zone)
-        shadow.free_block(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
         self._passes_since_free = 0
         if not self._had_device:
             return
@@ -210,20 +200,6 @@ class Judge:
             self._may_ask[thread] = zone
         elif merged_order >= self.order:
             self._asking[thread] = zone
-
-    def move_to_free_list(
-        self, thread: int, zone: int, seq: int, pfn: int, order: int, migratetype: int, to_tail: bool
-    ) -> None:
-        self._locked(thread, zone).move(pfn, order, migratetype, to_tail)
-
-    def set_pageblock_migratetype(self, thread: int, zone: int, seq: int, pfn: int, migratetype: int) -> None:
-        self._locked(thread, zone).set_type(pfn, migratetype)
-
-    def unset_migratetype_isolate(self, thread: int, zone: int, seq: int, pfn: int, migratetype: int) -> None:
-        self._locked(thread, zone).giving_back = True
-
-    def split_page(self, thread: int, zone: int, seq: int, pfn: int, order: int) -> None:
-        self._locked(thread, zone).split(pfn, order)
 
     # -- devices and requests --------------------------------------------------------------------------
 
@@ -281,7 +257,8 @@ class Judge:
         self._end_visit(leftover=True)
         self._expect_nothing_in_flight("the pass goes on to the next zone")
         shadow = self.zones[zone]
-        shadow.visited = visited
+        if visited != shadow.visited:
+            self.change(zone, ShadowZone.visit, (visited,))
         if visited != (usable > mark):
             what = "visited" if visited else "passed over"
             self.fail("S16", f"zone {shadow.name} is {what} with {usable} usable pages, the mark is {mark}")
@@ -296,8 +273,8 @@ class Judge:
                     f"{when} with {sorted(shadow.in_flight.items())[:4]} of zone {shadow.name} in flight",
                 )
 
-    def visit(self, thread: int, zone: int, seq: int, order: int, migratetype: int, nr_free: int) -> None:
-        shadow = self._locked(thread, zone)
+    def _visited(self, thread: int, zone: int, order: int, migratetype: int, nr_free: int) -> None:
+        shadow = self.zones[zone]
         self._end_visit(leftover=False)
         if nr_free != shadow.nr_free[order]:
             self.fail(
@@ -327,26 +304,9 @@ class Judge:
 
     # -- batches ---------------------------------------------------------------------------------------
 
-    def isolate(
-        self,
-        thread: int,
-        zone: int,
-        seq: int,
-        pfn: int,
-        order: int,
-        migratetype: int,
-        free_pages: int,
-        usable_pages: int,
-    ) -> None:
-        self._locked(thread, zone).isolate(pfn, order, migratetype, free_pages, usable_pages)
-
-    def refused(self, thread: int, zone: int, seq: int, pfn: int, order: int, usable_pages: int) -> None:
-        self._locked(thread, zone).refused(pfn, order, usable_pages)
+    def _refused(self, thread: int, zone: int, pfn: int, order: int, usable_pages: int) -> None:
         self.refused_in_pass += 1
         self.refused_ever += 1
-
-    def rotate(self, thread: int, zone: int, seq: int, order: int, migratetype: int, pfn: int) -> None:
-        self._locked(thread, zone).rotate(order, migratetype, pfn)
 
     def report_begin(self, thread: int, batch: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
         if self.batch is not None:
@@ -377,49 +337,29 @@ class Judge:
         self._calls += 1
 
     def report_end(self, thread: int, batch: int, zone: int, error: str | None) -> None:
+        keys: frozenset[tuple[int, int]] = frozenset()
         if self.batch is None:
             self.fail("S10", f"batch {batch} ends, and none has begun")
         elif error is None:
-            keys = {(pfn, order) for pfn, order in self.batch}
+            keys = frozenset((pfn, order) for pfn, order in self.batch)
             if self._host_speaks and self._done_by_host != keys:
                 self.fail(
                     "S13", f"batch {batch} ended well, and the host did not have all of it, or has it still"
                 )
-            self.zones[zone].told |= keys
         self.batch = None
-        self._last_failed = error is not None
-        self.errors += self._last_failed
+        self.errors += error is not None
+        self.change(zone, ShadowZone.report_end, (keys, error is not None))
 
     def host_begin(self, thread: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
         if self.device is None and self._had_device:
             self.fail("S22", "the host is given a batch, and its device has left")
         self._host_speaks = True
-        self.zones[zone].with_host.update((pfn, order) for pfn, order in blocks)
+        self.change(zone, ShadowZone.host_begin, (frozenset((pfn, order) for pfn, order in blocks),))
 
     def host_end(self, thread: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
-        keys = {(pfn, order) for pfn, order in blocks}
+        keys = frozenset((pfn, order) for pfn, order in blocks)
         self._done_by_host |= keys & self.zones[zone].with_host
-        self.zones[zone].with_host -= keys
-
-    def putback(
-        self,
-        thread: int,
-        zone: int,
-        seq: int,
-        pfn: int,
-        order: int,
-        migratetype: int,
-        merged_pfn: int,
-        merged_order: int,
-        to_tail: bool,
-    ) -> None:
-        shadow = self._locked(thread, zone)
-        if (pfn, order) in shadow.with_host:
-            self.fail("S12", f"pfn {pfn:#x} order {order} is put back while the host has it")
-        shadow.putback(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
-
-    def reported(self, thread: int, zone: int, seq: int, pfn: int, order: int) -> None:
-        self._locked(thread, zone).set_reported(pfn, order, failed=self._last_failed)
+        self.change(zone, ShadowZone.host_end, (keys,))
 
     # -- the end ---------------------------------------------------------------------------------------
 
@@ -455,3 +395,23 @@ class Judge:
                     f"pfn {pfn:#x} order {order} of zone {shadow.name} is free, and nobody will report it",
                 )
                 return
+
+
+THREAD_EVENTS: dict[str, Handler] = {
+    "mm_page_alloc": Judge.mm_page_alloc,
+    "mm_page_free": Judge.mm_page_free,
+    "page_reporting_register": Judge.register,
+    "page_reporting_registered": Judge.registered,
+    "page_reporting_unregister": Judge.unregister,
+    "page_reporting_notify": Judge.notify,
+    "page_reporting_pass_begin": Judge.pass_begin,
+    "page_reporting_pass_end": Judge.pass_end,
+    "page_reporting_zone": Judge.pass_zone,
+    "page_reporting_report_begin": Judge.report_begin,
+    "page_reporting_report_end": Judge.report_end,
+    "host_begin": Judge.host_begin,
+    "host_end": Judge.host_end,
+    "violation": Judge.violation,
+    "rest": Judge.rest,
+    "run_end": Judge.run_end,
+}

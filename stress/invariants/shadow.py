@@ -13,12 +13,28 @@ block, which grows towards the tail.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_ISOLATE, MIGRATE_TYPES, WMARK_MIN
 from pagealloc.policy import PRESETS
 
 Fail = Callable[[str, str], None]  # (invariant, text)
 NO_BLOCK = (-1, "no block that the log knows of")
+IN_LISTS = (
+    "fail",
+    "free",
+    "type_of",
+    "_place",
+    "_front",
+    "_back",
+)  # `lists` tells it all, and nobody else matters
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return frozenset(value.items())
+    frozen: dict[type, Callable[[Any], Any]] = {set: frozenset, list: tuple, bytearray: bytes}
+    return frozen.get(type(value), lambda same: same)(value)
 
 
 class ShadowZone:
@@ -52,9 +68,8 @@ class ShadowZone:
         self.owned: dict[int, int] = {}  # thread by pfn
         self.in_flight: dict[int, int] = {}
         self.with_host: set[tuple[int, int]] = set()  # (pfn, order) that the host has right now
-        self.told: set[tuple[int, int]] = (
-            set()
-        )  # (pfn, order) told to a device, and free and whole ever since
+        self.told: set[tuple[int, int]] = set()  # (pfn, order), free and whole since a device was told
+        self.report_failed = False  # the last report of its blocks failed
         self.nr_free = [0] * nr_orders
         self.nr_free_pages = 0
         self.watermark = [0, 0, 0]
@@ -77,6 +92,11 @@ class ShadowZone:
         }
         shadow.fail = fail
         return shadow
+
+    def key(self) -> tuple[Any, ...]:
+        """Return what tells shadows apart: with equal keys they judge alike whatever may come."""
+        lists = tuple((at, tuple(pfns)) for at, pfns in sorted(self.lists().items()))
+        return lists, *(_frozen(value) for name, value in vars(self).items() if name not in IN_LISTS)
 
     # -- lists -----------------------------------------------------------------------------------------
 
@@ -143,8 +163,9 @@ class ShadowZone:
 
     # -- what happens ----------------------------------------------------------------------------------
 
-    def alloc(self, pfn: int, order: int, migratetype: int, from_order: int) -> None:
+    def alloc(self, pfn: int, order: int, migratetype: int, refill: bool, from_order: int) -> None:
         """Take a block off the lists; the rest of the one that it is split from stays (`expand`)."""
+        del refill
         if self.free.get(pfn) != from_order or from_order < order:
             invariant = "S10" if "in flight" in self.describe(pfn) else "S2"
             self.fail(
@@ -185,6 +206,8 @@ class ShadowZone:
         self, pfn: int, order: int, migratetype: int, merged_pfn: int, merged_order: int, to_tail: bool
     ) -> None:
         """Put a block that was in flight on the lists; nobody is asked for a report."""
+        if (pfn, order) in self.with_host:
+            self.fail("S12", f"pfn {pfn:#x} order {order} is put back while the host has it")
         if self.in_flight.get(pfn) != order:
             if self.taken.pop(pfn, None) == order:
                 self.fail("S24", f"pfn {pfn:#x} order {order} is freed without asking for a report")
@@ -276,15 +299,27 @@ class ShadowZone:
                 "S16", f"pfn {pfn:#x} order {order} is refused with {usable_pages} pages, above the min mark"
             )
 
-    def set_reported(self, pfn: int, order: int, *, failed: bool) -> None:
-        """Flag a free block; `failed`: the last report was refused."""
+    def host_begin(self, blocks: frozenset[tuple[int, int]]) -> None:
+        """Let the host have some blocks, (pfn, order) each."""
+        self.with_host |= blocks
+
+    def host_end(self, blocks: frozenset[tuple[int, int]]) -> None:
+        self.with_host -= blocks
+
+    def report_end(self, blocks: frozenset[tuple[int, int]], failed: bool) -> None:
+        """Hear that the device was told of some blocks, (pfn, order) each, and none if the report `failed`."""
+        self.told |= blocks
+        self.report_failed = failed
+
+    def set_reported(self, pfn: int, order: int) -> None:
+        """Flag a free block."""
         if self.free.get(pfn) != order:
             self.fail(
                 "S1", f"pfn {pfn:#x} order {order} is flagged as Reported, but it is {self.describe(pfn)}"
             )
             return
         if (pfn, order) not in self.told:
-            invariant = "S14" if failed else "S13"
+            invariant = "S14" if self.report_failed else "S13"
             self.fail(
                 invariant,
                 f"pfn {pfn:#x} order {order} is Reported, but no device was told of this block as it is",
@@ -317,6 +352,22 @@ class ShadowZone:
             self.reported.add(pfn)
         if told:
             self.told.add((pfn, order))
+
+    def set_watermarks(self, *marks: int) -> None:
+        """Set the min, low and high mark, in pages."""
+        self.watermark = list(marks)
+
+    def begin_to_give_back(self, pfn: int, migratetype: int) -> None:
+        """Hear that a withheld pageblock gets a type again."""
+        del pfn, migratetype
+        self.giving_back = True
+
+    def end_to_give_back(self) -> None:
+        self.giving_back = False
+
+    def visit(self, visited: bool) -> None:
+        """Hear whether a pass goes through the lists or leaves the zone alone."""
+        self.visited = visited
 
     def set_type(self, pfn: int, migratetype: int) -> None:
         self.types[(pfn >> self.pageblock_order) - self._first_block] = migratetype

@@ -16,16 +16,12 @@ from pagealloc.policy import PRESETS, Policy
 from pagealloc.sync_real import RealSync
 from stress.mutants import planted
 from stress.search.kit import Kit
-from stress.search.lockdep import Lockdep
-from stress.search.machine import Build, Machine
-from stress.search.oracle import Sound
+from stress.search.known import Known
 from stress.search.scenarios import SCENARIOS, Body
 from stress.search.shrink import shrink
 from stress.search.strategy import Portfolio, Strategy
 from stress.search.world import Abandoned, Chooser, Coroutines, ScheduleError, Violation, World
 from workers.page_reporting import Reporter
-
-SOUND_MAX = 50_000  # states of a zone's frames remembered as validated; more cost memory and save little
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +63,8 @@ class Program:
         self.policy = policy
         self.reporter = reporter
         self._body = body
-        self._lockdep = Lockdep()
+        self._known = Known()
         self._coroutines: Coroutines | None = None
-        self._sound: Sound = {}
-        self._machines: dict[Build, Machine] = {}
 
     @contextmanager
     def reusing(self) -> Iterator[None]:
@@ -88,9 +82,8 @@ class Program:
         if self._coroutines is not None and world_class is World:
             world.coroutine = self._coroutines
         world.log = [] if log else None
-        if len(self._sound) > SOUND_MAX:
-            self._sound.clear()
-        kit = Kit(world, self.policy, self._lockdep, self._sound, self._machines)
+        self._known.trim()
+        kit = Kit(world, self.policy, self._known)
         if self.reporter is not None:
             kit.reporter = self.reporter()
         try:

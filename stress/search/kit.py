@@ -12,9 +12,9 @@ from pagealloc.mmzone import Layout
 from pagealloc.policy import Policy
 from pagealloc.zone import Zone
 from stress.search.controlled import ControlledSync, ControlledThread
-from stress.search.lockdep import Lockdep
-from stress.search.machine import Build, Machine, WatchedMemory, boot
-from stress.search.oracle import Oracle, Sound
+from stress.search.known import Known
+from stress.search.machine import Build, WatchedMemory, boot
+from stress.search.oracle import Oracle
 from stress.search.world import World
 from workers.page_reporting import (
     Batch,
@@ -76,19 +76,12 @@ class Host:
 class Kit:
     """The machine of one execution."""
 
-    def __init__(
-        self,
-        world: World,
-        policy: Policy,
-        lockdep: Lockdep,
-        sound: Sound,
-        machines: dict[Build, Machine],
-    ) -> None:
+    def __init__(self, world: World, policy: Policy, known: Known) -> None:
         self.world = world
         self.policy = policy
-        self._machines = machines
-        self.sync = ControlledSync(world, lockdep)
-        self.oracle = Oracle(self.sync, sound)
+        self.sync = ControlledSync(world, known.lockdep)
+        self.oracle = Oracle(self.sync, known)
+        self._machines = known.machines
         self.host = Host(self)
         self.memory: WatchedMemory
         self.zones: Sequence[Zone]

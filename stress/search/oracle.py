@@ -19,22 +19,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from copy import deepcopy
+from typing import Any, cast
 
 from pagealloc.mmzone import ORDERS_MAX
 from pagealloc.page_flags import BUDDY, REPORTED
 from pagealloc.tracepoints import Trace
 from pagealloc.validate import validate
 from pagealloc.zone import Zone
-from stress.invariants import Judge, ShadowZone
+from stress.invariants import ShadowZone
+from stress.invariants.judge import THREAD_EVENTS
 from stress.search.controlled import ControlledLock, ControlledSync
+from stress.search.known import STATES_MAX, Known, RememberingJudge, State
 from stress.search.machine import WatchedMemory, WatchedZone
 from workers.page_reporting import PageReporting
 
 # A loop over the frames costs ten times as much.
 REPORTED_HEADS = re.compile(b"[%s]" % re.escape(bytes(BUDDY | REPORTED | n for n in range(ORDERS_MAX))))
-
-LISTS_MAX = 64  # remembered for frames in one state; to look through more takes longer than to walk the lists
 
 # What a story says of an event, of those that have a block: the first two fields behind zone and number.
 TOLD = {
@@ -48,26 +49,16 @@ TOLD = {
 }
 
 
-class SoundFrames(NamedTuple):
-    """What was found valid with a zone's frames in one state, in any execution."""
-
-    reported: set[int]  # pfns of the blocks that bear the bit
-    lists: list[tuple[list[int], list[int], list[int], list[int], int]]  # links and counts
-
-
-Sound = dict[tuple[int, bytes], SoundFrames]  # by the zone's first pfn and its frames' state
-
-
 class Oracle:
     """What the checks of one execution know, and the verdict."""
 
-    def __init__(self, sync: ControlledSync, sound: Sound) -> None:
+    def __init__(self, sync: ControlledSync, known: Known) -> None:
         self.sync = sync
         self.world = sync.world
-        self.judge = Judge(self.fail)
+        self.judge = RememberingJudge(self.fail, known)
         self.retired = False  # unregister has returned: no reporter may run
         self._zones: list[WatchedZone] = []
-        self._sound = sound
+        self._known = known
 
     def fail(self, invariant: str, text: str) -> None:
         if not self.world.aborting:
@@ -86,7 +77,7 @@ class Oracle:
 
         `shadows` is what is known of the zones so far.
         """
-        self.judge.load(shadows)
+        self.judge.zones.update(shadows)
         for zone in memory.zones:
             zone.trace = self._zone_trace(zone)
             zone.judged_by(self)
@@ -102,12 +93,12 @@ class Oracle:
             return
         if world.log is not None:
             self._note_batch(event, fields)
-        handler = self.judge.handlers.get(event)
+        handler = THREAD_EVENTS.get(event)
         if handler is not None:
-            handler(world.current.number, *fields)
+            handler(self.judge, world.current.number, *fields)
 
     def _zone_trace(self, zone: Zone) -> Trace:
-        world, handlers, number = self.world, self.judge.handlers, zone.number
+        world, judge, number = self.world, self.judge, zone.number
         lock = cast("ControlledLock", zone.lock)
 
         def trace(event: str, /, *fields: Any) -> None:
@@ -117,7 +108,7 @@ class Oracle:
                 self.fail("S9", f"{event} happens to zone {zone.name} without its lock")
             if world.log is not None and event in TOLD:
                 world.note(TOLD[event], zone.name, fields[0], fields[1])
-            handlers[event](world.current.number, number, 0, *fields)
+            judge.zone_event(event, world.current.number, number, fields)
 
         return trace
 
@@ -146,35 +137,43 @@ class Oracle:
         """Structure and flag truth; the zone's state is whole, its lock about to be released."""
         if self.world.aborting:
             return
-        # All that is judged here; compared with what was validated before, entry for entry.
-        lists = (zone._next, zone._prev, zone.nr_free, zone.nr_reported, zone.nr_free_pages)  # noqa: SLF001
-        frames = self._sound.get((zone.start_pfn, bytes(zone.state)))
-        if frames is None or lists not in frames.lists:
-            frames = self._validate(zone)
         shadow = self.judge.zones[zone.number]
-        if frames.reported != shadow.reported:
-            wrong = min(frames.reported ^ shadow.reported)
+        # The very state that was judged with this very shadow before would be found right again.
+        if self._state(zone) not in self._known.agreed.get(shadow, ()):
+            self._look(zone, shadow)
+
+    @staticmethod
+    def _state(zone: WatchedZone) -> State:
+        links = zone._next, zone._prev  # noqa: SLF001 - the lists themselves are what is judged
+        return (zone.state, *links, zone.nr_free, zone.nr_reported, zone.nr_free_pages)
+
+    def _look(self, zone: WatchedZone, shadow: ShadowZone) -> None:
+        """Judge a zone's state, and remember that it is as its events say."""
+        state = self._validate(zone)
+        base = zone.base_pfn
+        reported = {base + match.start() for match in REPORTED_HEADS.finditer(zone.state)}
+        if reported != shadow.reported:
+            wrong = min(reported ^ shadow.reported)
             flagged = "is Reported, but no device was told of this block"
-            text = flagged if wrong in frames.reported else "is not Reported any more, and nobody took it"
+            text = flagged if wrong in reported else "is not Reported any more, and nobody took it"
             self.fail("S13", f"pfn {wrong:#x} {text}")
         if zone.nr_free != shadow.nr_free or zone.nr_free_pages != shadow.nr_free_pages:
-            shadow.counts(zone.nr_free_pages, zone.nr_free, zone.nr_reported)
+            shadow.twin(self.fail).counts(zone.nr_free_pages, zone.nr_free, zone.nr_reported)
+        _remember(self._known.agreed.setdefault(shadow, []), state)
 
-    def _validate(self, zone: WatchedZone) -> SoundFrames:
-        """Judge a state that no execution has met before, and remember it."""
+    def _validate(self, zone: WatchedZone) -> State:
+        """Judge what a zone's state shows by itself, unless it was met before; returns it."""
+        now = self._state(zone)
+        known = self._known.valid.setdefault((zone.start_pfn, bytes(zone.state)), [])
+        for state in known:
+            if state == now:
+                return state
         problems = validate(zone).problems
         if problems:
             self.fail("S1..S5", "; ".join(problems[:3]))
-        key = zone.start_pfn, bytes(zone.state)
-        frames = self._sound.get(key)
-        if frames is None:
-            heads = REPORTED_HEADS.finditer(zone.state)
-            frames = self._sound[key] = SoundFrames({zone.base_pfn + head.start() for head in heads}, [])
-        if len(frames.lists) == LISTS_MAX:
-            frames.lists.clear()
-        links = zone._next[:], zone._prev[:]  # noqa: SLF001
-        frames.lists.append((*links, zone.nr_free[:], zone.nr_reported[:], zone.nr_free_pages))
-        return frames
+        state = deepcopy(now)
+        _remember(known, state)
+        return state
 
     def check_zones(self) -> None:
         """Judge every zone; no lock is held."""
@@ -202,3 +201,10 @@ class Oracle:
         if all_reported and not excused and reporting.device is not None:
             for shadow in judge.zones.values():
                 judge.expect_all_reported(shadow)
+
+
+def _remember(states: list[State], state: State) -> None:
+    """Add to what is looked through; more than a few take longer than to judge once more."""
+    if len(states) == STATES_MAX:
+        states.clear()
+    states.append(state)
