@@ -21,7 +21,7 @@ from pagealloc.mmzone import (
     MIGRATE_UNMOVABLE,
     Layout,
 )
-from pagealloc.page_flags import BLOCK_MASK, BUDDY
+from pagealloc.page_flags import BLOCK_MASK, BUDDY, REPORTED, TAIL
 from pagealloc.policy import Policy
 
 
@@ -93,7 +93,7 @@ class Buddy(FreeArea):
         if migratetype != MIGRATE_ISOLATE:
             self.nr_free_pages += 1 << order
         freed_index, freed_order = index, order
-        state = self.state
+        state, next_, prev, nr_free = self._frames
         top_order = self.top_order
         pageblock_order = self.pageblock_order
         while order < top_order:
@@ -115,10 +115,17 @@ class Buddy(FreeArea):
                 to_tail = state[parent ^ (2 << order)] & BLOCK_MASK == BUDDY | (order + 1)
             else:
                 to_tail = self._merge_likely_below(parent, order + 1)
+        # `add_to_free_list` or its `_tail`, written out: this is where most of a free's time goes.
+        anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
         if to_tail:
-            self.add_to_free_list_tail(index, order, migratetype)
+            before, after = prev[anchor], anchor
         else:
-            self.add_to_free_list(index, order, migratetype)
+            before, after = anchor, next_[anchor]
+        next_[before] = prev[after] = index
+        prev[index] = before
+        next_[index] = after
+        state[index] = BUDDY | order
+        nr_free[order] += 1
 
         trace = self.trace
         if trace is not None:
@@ -180,12 +187,20 @@ class Buddy(FreeArea):
 
         Returns the index, or -1. The block is on no list and of no kind yet: the caller says whose it is.
         """
-        next_ = self._next
+        state, next_, prev, nr_free = self._frames
         for current_order, anchor in self._fitting[order * MIGRATE_TYPES + migratetype]:
             index = next_[anchor]
             if index == anchor:
                 continue
-            self.del_page_from_free_list(index, current_order)
+            # `del_page_from_free_list`, written out for the first of a list.
+            if state[index] & REPORTED:
+                state[index] = BUDDY | current_order
+                self.nr_reported[current_order] -= 1
+            after = next_[index]
+            next_[anchor] = after
+            prev[after] = anchor
+            state[index] = TAIL
+            nr_free[current_order] -= 1
             if current_order > order:
                 self.expand(index, order, current_order, migratetype)
             trace = self.trace

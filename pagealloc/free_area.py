@@ -112,7 +112,7 @@ class FreeArea:
         nr_free[order] += 1
 
     def del_page_from_free_list(self, index: int, order: int) -> None:
-        """Take a block off its list: the one way out, be it allocated, split, merged or isolated.
+        """Take a block off its list, be it merged or isolated; `rmqueue_smallest` does the same to the first of one.
 
         Reported is cleared before Buddy is (S8), so that no reader ever meets a page that is Reported but
         not free.

@@ -93,11 +93,11 @@ FLAGS = {
                 Buddy,
                 "rmqueue_smallest",
                 """
-                + reported = self.state[index] & REPORTED
-                  self.del_page_from_free_list(index, current_order)
+                + reported = state[index] & REPORTED
+                  if state[index] & REPORTED:
 
                 + if current_order > order:
-                +     self.state[index] |= reported
+                +     state[index] |= reported
                   return index
                 """,
             ),
@@ -119,11 +119,11 @@ FLAGS = {
                 Buddy,
                 "rmqueue_smallest",
                 """
-                + reported = self.state[index] & REPORTED
-                  self.del_page_from_free_list(index, current_order)
+                + reported = state[index] & REPORTED
+                  if state[index] & REPORTED:
 
                 + if current_order == order:
-                +     self.state[index] |= reported
+                +     state[index] |= reported
                   return index
                 """,
             ),
@@ -163,7 +163,7 @@ FLAGS = {
                 "rmqueue_smallest",
                 """
                 + reported = self.page_reported(index)
-                  self.del_page_from_free_list(index, current_order)
+                  if state[index] & REPORTED:
 
                 + if reported:
                 +     for piece in range(order, current_order):

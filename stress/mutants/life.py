@@ -210,7 +210,14 @@ LIFE = {
                 Buddy,
                 "rmqueue_smallest",
                 """
-                - self.del_page_from_free_list(index, current_order)
+                - if state[index] & REPORTED:
+                -     state[index] = BUDDY | current_order
+                -     self.nr_reported[current_order] -= 1
+                - after = next_[index]
+                - next_[anchor] = after
+                - prev[after] = anchor
+                - state[index] = TAIL
+                - nr_free[current_order] -= 1
                 + if current_order > order:
                 +     self.del_page_from_free_list(index, current_order)
                 """,

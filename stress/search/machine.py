@@ -45,6 +45,7 @@ class WatchedZone(Zone):
         zone: WatchedZone = object.__new__(WatchedZone)
         for name, value in zip(SLOTS, _values(self), strict=True):
             setattr(zone, name, value[:] if type(value) in (list, bytearray) else value)
+        zone._frames = zone.state, zone._next, zone._prev, zone.nr_free
         zone.zones_below = zones_below
         zone.lock = sync.spinlock(f"zone->lock {zone.name}")
         return zone
@@ -94,7 +95,8 @@ class WatchedMemory(Memory):
         memory.zones = []
         for zone in self.zones:
             memory.zones.append(zone.twin(sync, tuple(memory.zones)))
-        memory._requests = {}  # noqa: SLF001 - ours; the old ones name zones
+        memory._last_zone = memory.zones[-1]  # noqa: SLF001 - ours
+        memory._requests = {}  # noqa: SLF001 - the old ones name zones
         if memory.page_sets is not None:
             memory.page_sets = PageSets(memory.zones, memory.policy, sync)
         return memory

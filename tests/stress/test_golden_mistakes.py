@@ -19,6 +19,7 @@ from pagealloc.mobility import FALLBACKS, Mobility
 from pagealloc.policy import PRESETS
 from pagealloc.zone import Zone
 from stress.golden import CorruptCase, find_cases, replay
+from stress.mutants import Edit
 from workers.page_reporting import PageReporting, Scatterlist
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -93,19 +94,13 @@ def lists_are_used_from_their_tail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tail_rule_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a block at the tail only where the caller says so."""
-    free_one_page, to_tail = Buddy.free_one_page, Buddy.add_to_free_list_tail
-    asked = [FPI_TO_TAIL]
-
-    def free(area: Buddy, index: int, order: int, migratetype: int, fpi_flags: int) -> None:
-        asked.append(fpi_flags & FPI_TO_TAIL)
-        free_one_page(area, index, order, migratetype, fpi_flags)
-        asked.pop()
-
-    def add(area: Buddy, index: int, order: int, migratetype: int) -> None:
-        (to_tail if asked[-1] else Buddy.add_to_free_list)(area, index, order, migratetype)
-
-    monkeypatch.setattr(Buddy, "free_one_page", free)
-    monkeypatch.setattr(Buddy, "add_to_free_list_tail", add)
+    forgotten = Edit(
+        """
+        - if order < top_order - 1 and not to_tail:
+        + if False:
+        """
+    )
+    monkeypatch.setattr(Buddy, "free_one_page", forgotten.apply(Buddy, "free_one_page"))
 
 
 def notifies_with_the_order_before_the_merge(monkeypatch: pytest.MonkeyPatch) -> None:
