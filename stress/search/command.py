@@ -60,23 +60,24 @@ def add_explore(commands: argparse._SubParsersAction[Any]) -> None:
         "explore",
         help="search the schedules of small scenarios for a race",
         description="Run small closed programs under many schedules, and hold each step against the invariants.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(command=command_explore)
     parser.add_argument("scenario", nargs="?", help="one scenario (default: all)")
-    parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=", ".join(STRATEGIES))
-    parser.add_argument(
-        "--executions", type=int, default=2000, metavar="N", help="executions of each scenario"
-    )
-    parser.add_argument(
-        "--preemptions", type=int, default=2, metavar="K", help="bound of the depth-first search"
-    )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random strategies")
-    parser.add_argument(
-        "--preset", default="v6.1", metavar="P", help=f"kernel to follow: {', '.join(PRESETS)}, or all"
-    )
-    parser.add_argument("--mutant", metavar="M", help="plant a fault first")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    numbers: list[tuple[str, int, str, str]] = [
+        ("--executions", 2000, "N", "executions of each scenario"),
+        ("--preemptions", 2, "K", "bound of the depth-first search"),
+        ("--seed", 1, "N", "of random strategies"),
+        ("--jobs", os.cpu_count() or 1, "N", "processes"),
+    ]
+    for name, default, metavar, text in numbers:
+        parser.add_argument(
+            name, type=int, default=default, metavar=metavar, help=f"{text} (default: {default})"
+        )
+    strategies = f"{', '.join(STRATEGIES)} (default: portfolio)"
+    parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=strategies)
+    presets = f"kernel to follow: {', '.join(PRESETS)}, or all (default: v6.1)"
+    parser.add_argument("--preset", default="v6.1", metavar="P", help=presets)
+    parser.add_argument("--mutant", metavar="M", help="plant a fault first; --list shows them")
     parser.add_argument("--list", action="store_true", help="list scenarios and mutants, and do nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", type=Path, metavar="DIR", help="where replay files go, if not here")
@@ -209,23 +210,19 @@ def _print_explore(
     jobs: list[Job], results: list[Result], failed: Result | None, replay_file: Path | None
 ) -> None:
     console = Console()
-    table = Table(box=None, padding=(0, 1))
-    for name in ("scenario", "preset", "executions", "distinct", "steps", "per second", ""):
-        table.add_column(
-            name, justify="left" if name in ("scenario", "preset", "") else "right", no_wrap=True
-        )
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    several_presets = len({job.preset for job in jobs}) > 1
+    for name in ("scenario", *(["preset"] if several_presets else [])):
+        table.add_column(name, no_wrap=True)
+    for name in ("executions", "distinct", "steps", "per s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
     for job, result in zip(jobs, results, strict=False):
         rate = result.executions / result.seconds if result.seconds else 0.0
-        verdict = "FAILURE" if result.failure else ("complete" if result.complete else "silent")
-        table.add_row(
-            job.scenario,
-            job.preset,
-            f"{result.executions:,}",
-            f"{result.distinct:,}",
-            f"{result.steps:,}",
-            f"{rate:,.0f}",
-            verdict,
-        )
+        found = [f"{figure:,}" for figure in (result.executions, result.distinct, result.steps)]
+        verdict = "FAILURE" if result.failure else ("complete" if result.complete else "SUCCESS")
+        preset = [job.preset] if several_presets else []
+        table.add_row(job.scenario, *preset, *found, f"{rate:,.0f}", verdict)
     console.print(table, highlight=False)
     for covered in sorted({result.covered for result in results if len(results) == 1 or result.complete}):
         console.print(covered, highlight=False, markup=False, soft_wrap=True)

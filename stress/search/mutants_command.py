@@ -64,19 +64,36 @@ def add_mutants(commands: argparse._SubParsersAction[Any]) -> None:
         "mutants",
         help="show that every planted fault is found",
         description="Plant each fault in turn and search until it is found; exit status 1 if one survives.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(command=command_mutants)
     parser.add_argument("mutants", nargs="*", metavar="M", help="these only (default: all)")
     parser.add_argument(
-        "--world", default="controlled", metavar="W", help="controlled, or real: plain stress runs on threads"
+        "--world",
+        default="controlled",
+        metavar="W",
+        help="controlled (default), or real: plain stress runs on threads",
     )
     parser.add_argument(
-        "--seconds", type=float, default=60.0, metavar="S", help="for all mutants together, in the real world"
+        "--seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="for all mutants together, in the real world (default: 60)",
     )
-    parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=", ".join(STRATEGIES))
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random strategies")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument(
+        "--strategy",
+        default="portfolio",
+        metavar="NAME",
+        help=f"{', '.join(STRATEGIES)} (default: portfolio)",
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random strategies (default: 1)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes (default: all processors)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", type=Path, metavar="DIR", help="keep a replay file of each")
 
