@@ -8,11 +8,13 @@ it waits, which is what defeats a work that re-arms itself.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable
-
-from sortedcontainers import SortedDict
+from operator import attrgetter
 
 from pagealloc.sync import Sync, Thread
+
+_due = attrgetter("due")
 
 
 class DelayedWork:
@@ -34,7 +36,7 @@ class Workqueue:
     def __init__(self, sync: Sync, name: str) -> None:
         self._sync = sync
         self._changed = sync.condition(f"workqueue {name}")
-        self._timers = SortedDict()  # works by (deadline, ticket)
+        self._timers: list[DelayedWork] = []  # the pending ones, the earliest first
         self._tickets = 0
         self._stopping = False
         self._thread: Thread | None = None
@@ -63,7 +65,7 @@ class Workqueue:
                 return False
             self._tickets += 1
             work.due = (self._sync.monotonic() + delay_s, self._tickets)
-            self._timers[work.due] = work
+            insort(self._timers, work, key=_due)
             self._changed.notify_all()
             return True
 
@@ -114,7 +116,7 @@ class Workqueue:
 
     def _disarm(self, work: DelayedWork) -> None:
         if work.due is not None:
-            del self._timers[work.due]
+            self._timers.remove(work)
             work.due = None
 
     def _begin(self, work: DelayedWork) -> None:
@@ -145,10 +147,9 @@ class Workqueue:
                 if not self._timers:
                     self._changed.wait(None)
                     continue
-                deadline: float
-                work: DelayedWork
-                (deadline, _), work = self._timers.peekitem(0)
-                remaining = deadline - self._sync.monotonic()
+                work = self._timers[0]
+                assert work.due is not None, "it is pending"
+                remaining = work.due[0] - self._sync.monotonic()
                 if remaining <= 0:
                     self._begin(work)
                     return work

@@ -147,7 +147,7 @@ VISITS = {
     ),
     "M-35": Mutant(
         "walks a list from its tail",
-        "vectors",
+        "S19",
         (
             edited(
                 Zone,

@@ -78,10 +78,9 @@ class Program:
 
     def execute(self, chooser: Chooser, *, log: bool = False, world_class: type[World] = World) -> World:
         """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
-        world = world_class(chooser)
+        world = world_class(chooser, log=log)
         if self._coroutines is not None and world_class is World:
             world.coroutine = self._coroutines
-        world.log = [] if log else None
         self._known.trim()
         kit = Kit(world, self.policy, self._known)
         if self.reporter is not None:

@@ -19,8 +19,7 @@ CHANGES_MAX = 20_000  # remembered; each is a shadow of a few kilobytes
 FRAMES_MAX = 50_000  # states of a zone's frames that are remembered as valid
 STATES_MAX = 64  # remembered in one place; to look through more takes longer than to judge once more
 
-# All that a look at a zone judges: the frames, the links next and previous, the counts.
-State = tuple[bytearray, list[int], list[int], list[int], list[int], int]
+State = tuple[Any, ...]  # of a zone: whatever a look at it judges
 
 
 @dataclass(slots=True)
@@ -46,6 +45,13 @@ class Known:
 
 def _unheard(invariant: str, text: str) -> None:
     raise AssertionError(f"a remembered shadow judges: {invariant}: {text}")
+
+
+def remember(states: list[State], state: State) -> None:
+    """Add to what is looked through."""
+    if len(states) == STATES_MAX:
+        states.clear()
+    states.append(state)
 
 
 class RememberingJudge(Judge):

@@ -7,6 +7,7 @@ schedule deadlocks, even if none did yet. Two locks of one class may not be held
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a lock knows its lockdep, and lockdep its locks
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # a lock knows its lockdep, and lockdep its locks
     from stress.search.world import Task, World
 
 
+@cache
 def lock_class(name: str) -> str:
     """Return the class of a lock: its name up to the first blank."""
     return name.partition(" ")[0]

@@ -5,9 +5,9 @@ execution ends at the first event that breaks an invariant. What no event shows 
 where the state is whole:
 
 * at every event of a zone: its lock is held (S9);
-* when a zone lock is given back: structure and counts (S1 .. S5, by `pagealloc.validate`), and that the blocks which
-  are Reported are those that the events say (S13);
-* at a rotation, before and after it: S19, S26; at an allocation: its state byte (S25);
+* when a zone lock is given back: structure and counts (S1 .. S5, by `pagealloc.validate`), and that the zone is what
+  its events say, the blocks which are Reported (S13) and the lists in their order (S19) among it;
+* at a rotation: the block that was asked for is the first (S19); at an allocation: its state byte (S25);
 * when the reporter is called: no zone lock is held (S9), its device has not left (S22);
 * at the end (`Oracle.check_rest`): S23, L1, L4.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any, cast
 
 from pagealloc.mmzone import ORDERS_MAX
@@ -30,8 +31,9 @@ from pagealloc.zone import Zone
 from stress.invariants import ShadowZone
 from stress.invariants.judge import THREAD_EVENTS
 from stress.search.controlled import ControlledLock, ControlledSync
-from stress.search.known import STATES_MAX, Known, RememberingJudge, State
+from stress.search.known import Known, RememberingJudge, State, remember
 from stress.search.machine import WatchedMemory, WatchedZone
+from stress.snapshot import snapshot_zone
 from workers.page_reporting import PageReporting
 
 # A loop over the frames costs ten times as much.
@@ -58,7 +60,8 @@ class Oracle:
         self.judge = RememberingJudge(self.fail, known)
         self.retired = False  # unregister has returned: no reporter may run
         self._zones: list[WatchedZone] = []
-        self._known = known
+        self._agreed = known.agreed
+        self._valid = known.valid
 
     def fail(self, invariant: str, text: str) -> None:
         if not self.world.aborting:
@@ -137,19 +140,31 @@ class Oracle:
         """Structure and flag truth; the zone's state is whole, its lock about to be released."""
         if self.world.aborting:
             return
+        # All that a look judges. The very state that agreed with this very shadow before agrees again.
+        state = (
+            zone.state,
+            zone._next,  # noqa: SLF001 - the lists themselves are what is judged
+            zone._prev,  # noqa: SLF001
+            zone.nr_free,
+            zone.nr_reported,
+            zone.nr_free_pages,
+            zone.pageblock_types,
+            zone.watermark,
+        )
         shadow = self.judge.zones[zone.number]
-        # The very state that was judged with this very shadow before would be found right again.
-        if self._state(zone) not in self._known.agreed.get(shadow, ()):
-            self._look(zone, shadow)
+        if state not in self._agreed.get(shadow, ()):
+            self._look(zone, shadow, state)
 
-    @staticmethod
-    def _state(zone: WatchedZone) -> State:
-        links = zone._next, zone._prev  # noqa: SLF001 - the lists themselves are what is judged
-        return (zone.state, *links, zone.nr_free, zone.nr_reported, zone.nr_free_pages)
-
-    def _look(self, zone: WatchedZone, shadow: ShadowZone) -> None:
-        """Judge a zone's state, and remember that it is as its events say."""
-        state = self._validate(zone)
+    def _look(self, zone: WatchedZone, shadow: ShadowZone, state: State) -> None:
+        """Judge a state by itself, unless it was met before, and against its events; remember that both hold."""
+        alike = self._valid.setdefault((zone.start_pfn, bytes(zone.state)), [])
+        good = next((known for known in alike if known == state), None)
+        if good is None:
+            problems = validate(zone).problems
+            if problems:
+                self.fail("S1..S5", "; ".join(problems[:3]))
+            good = deepcopy(state)
+            remember(alike, good)
         base = zone.base_pfn
         reported = {base + match.start() for match in REPORTED_HEADS.finditer(zone.state)}
         if reported != shadow.reported:
@@ -157,23 +172,11 @@ class Oracle:
             flagged = "is Reported, but no device was told of this block"
             text = flagged if wrong in reported else "is not Reported any more, and nobody took it"
             self.fail("S13", f"pfn {wrong:#x} {text}")
-        if zone.nr_free != shadow.nr_free or zone.nr_free_pages != shadow.nr_free_pages:
-            shadow.twin(self.fail).counts(zone.nr_free_pages, zone.nr_free, zone.nr_reported)
-        _remember(self._known.agreed.setdefault(shadow, []), state)
+        snapshot_zone(zone, partial(self._compare, shadow))
+        remember(self._agreed.setdefault(shadow, []), good)
 
-    def _validate(self, zone: WatchedZone) -> State:
-        """Judge what a zone's state shows by itself, unless it was met before; returns it."""
-        now = self._state(zone)
-        known = self._known.valid.setdefault((zone.start_pfn, bytes(zone.state)), [])
-        for state in known:
-            if state == now:
-                return state
-        problems = validate(zone).problems
-        if problems:
-            self.fail("S1..S5", "; ".join(problems[:3]))
-        state = deepcopy(now)
-        _remember(known, state)
-        return state
+    def _compare(self, shadow: ShadowZone, event: str, /, *fields: Any) -> None:
+        shadow.twin(self.fail).snapshot(*fields)
 
     def check_zones(self) -> None:
         """Judge every zone; no lock is held."""
@@ -201,10 +204,3 @@ class Oracle:
         if all_reported and not excused and reporting.device is not None:
             for shadow in judge.zones.values():
                 judge.expect_all_reported(shadow)
-
-
-def _remember(states: list[State], state: State) -> None:
-    """Add to what is looked through; more than a few take longer than to judge once more."""
-    if len(states) == STATES_MAX:
-        states.clear()
-    states.append(state)

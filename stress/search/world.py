@@ -168,7 +168,9 @@ class World:
     coroutine: type[greenlet] | Coroutines = greenlet
     running: Callable[[], greenlet] = staticmethod(getcurrent)
 
-    def __init__(self, chooser: Chooser, *, virtual: bool = False, steps_max: int = STEPS_MAX) -> None:
+    def __init__(
+        self, chooser: Chooser, *, virtual: bool = False, steps_max: int = STEPS_MAX, log: bool = False
+    ) -> None:
         self.tasks: list[Task] = []
         self.current: Task
         self.now_s = 0.0
@@ -181,12 +183,12 @@ class World:
         self.lockless_writes = False  # whether shared data may be written without a lock, as page sets do
         self.aborting = False
         self.failure: BaseException | None = None
-        self.log: list[LogEntry] | None = None
+        self.log: list[LogEntry] | None = [] if log else None
         self._chooser = chooser
         self._choose = chooser.pick
         self.virtual = virtual
         self._steps_max = steps_max
-        self._steps_unnoted = steps_max - LAST_STEPS  # so many steps pass without being noted
+        self._steps_unnoted = 0 if log else steps_max - LAST_STEPS  # so many pass without being noted
         self._last_steps: list[tuple[Task, str]] = []
         self._hub = self.running()
         self.data_history = 0  # of the writes to shared data, in their order
@@ -383,7 +385,7 @@ class World:
     def step(self, task: Task, op: str, subject: Subject) -> None:
         """Account for a step that is about to happen, and judge the execution's length."""
         self.steps += 1
-        if self.steps > self._steps_unnoted or self.log is not None:
+        if self.steps > self._steps_unnoted:
             self._note_step(task, op, subject)
         history = hash((task.history, op, subject.history, self.data_history, self.now_s))
         self._data_readers += history
@@ -392,10 +394,10 @@ class World:
     def _note_step(self, task: Task, op: str, subject: Subject) -> None:
         if self.log is not None:
             self.log.append(LogEntry("step", task.number, op, subject.name, self.now_s))
-        if self.steps > self._steps_unnoted:
+        if self.steps > self._steps_max - LAST_STEPS:
             self._last_steps.append((task, f"{op} {subject.name}"))
-            if self.steps > self._steps_max:
-                self.fail("livelock", f"{self._steps_max} steps and no end: {self._describe_cycle()}")
+        if self.steps > self._steps_max:
+            self.fail("livelock", f"{self._steps_max} steps and no end: {self._describe_cycle()}")
 
     def publish(self, task: Task) -> None:
         """Account for what a task may have written under a lock, before anybody else can look at it."""
