@@ -17,12 +17,12 @@ below its marks each excuse what stays unreported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from pagealloc.mmzone import MIGRATE_ISOLATE, WMARK_LOW
-from stress.invariants.shadow import Fail, ShadowZone
+from stress.invariants.shadow import Blocks, Fail, ShadowZone
 from workers.page_reporting import BUDGET_DIVISOR
 
 REST_PASSES_MAX = 64  # lists settle in 16 passes; a worker that goes on after four times that never ends
@@ -64,9 +64,8 @@ class Judge:
         self._had_device = False
         self.passing = False
         self.unserved = False  # a report was asked for, and no pass has begun since
-        self.batch: Sequence[Sequence[int]] | None = None
+        self.batch: Blocks | None = None
         self._host_speaks = False  # whether the log tells what the host itself does
-        self._done_by_host: set[tuple[int, int]] = set()  # of the batch that is out
         self.errors = 0
         self.lost_passes = 0
         self.refused_in_pass = 0
@@ -111,7 +110,8 @@ class Judge:
 
     def zone_event(self, event: str, thread: int, zone: int, fields: tuple[Any, ...]) -> None:
         """Hear what happens to a zone, under its lock."""
-        self._locked(thread, zone)
+        if self.holders.get(zone) != thread or self._asking or self._may_ask:
+            self._locked(thread, zone)
         change = CHANGES.get(event)
         if change is not None:
             self.change(zone, change, fields)
@@ -143,7 +143,8 @@ class Judge:
             del self._may_ask[thread]
 
     def lock_release(self, thread: int, zone: int, seq: int, *figures: object) -> None:
-        self._locked(thread, zone)
+        if self.holders.get(zone) != thread or self._asking or self._may_ask:
+            self._locked(thread, zone)
         if self.zones[zone].giving_back:
             self.change(zone, ShadowZone.end_to_give_back, ())
         del self.holders[zone]
@@ -308,7 +309,7 @@ class Judge:
         self.refused_in_pass += 1
         self.refused_ever += 1
 
-    def report_begin(self, thread: int, batch: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
+    def report_begin(self, thread: int, batch: int, zone: int, blocks: Blocks) -> None:
         if self.batch is not None:
             self.fail("S10", f"batch {batch} begins while another one is with the reporter")
         if self.device is None and self._had_device:
@@ -319,47 +320,27 @@ class Judge:
                     "S9",
                     f"the reporter is called while its thread holds the lock of zone {self.zones[held].name}",
                 )
-        if not 1 <= len(blocks) <= self.capacity:
-            self.fail("S11", f"a batch of {len(blocks)} blocks, capacity {self.capacity}")
-        keys = {(pfn, order) for pfn, order in blocks}
-        if len(keys) != len(blocks):
-            self.fail("S10", f"a block is in batch {batch} twice: {sorted(keys)}")
-        flying = set(self.zones[zone].in_flight.items())
-        if keys != flying:
-            self.fail("S11", f"batch {batch} is {sorted(keys)}, in flight are {sorted(flying)}")
-        for pfn, order in keys:
-            if not (self.order <= order < self.zones[zone].nr_orders and pfn % (1 << order) == 0):
-                self.fail(
-                    "S11", f"pfn {pfn:#x} order {order} may not be in a batch of order {self.order} and more"
-                )
+        self.change(zone, ShadowZone.report_begin, (tuple(blocks), self.order, self.capacity))
         self.batch = blocks
-        self._done_by_host = set()
         self._calls += 1
 
     def report_end(self, thread: int, batch: int, zone: int, error: str | None) -> None:
-        keys: frozenset[tuple[int, int]] = frozenset()
+        failed = error is not None
         if self.batch is None:
             self.fail("S10", f"batch {batch} ends, and none has begun")
-        elif error is None:
-            keys = frozenset((pfn, order) for pfn, order in self.batch)
-            if self._host_speaks and self._done_by_host != keys:
-                self.fail(
-                    "S13", f"batch {batch} ended well, and the host did not have all of it, or has it still"
-                )
+        else:
+            self.change(zone, ShadowZone.report_end, (tuple(self.batch), failed, self._host_speaks))
         self.batch = None
-        self.errors += error is not None
-        self.change(zone, ShadowZone.report_end, (keys, error is not None))
+        self.errors += failed
 
-    def host_begin(self, thread: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
+    def host_begin(self, thread: int, zone: int, blocks: Blocks) -> None:
         if self.device is None and self._had_device:
             self.fail("S22", "the host is given a batch, and its device has left")
         self._host_speaks = True
-        self.change(zone, ShadowZone.host_begin, (frozenset((pfn, order) for pfn, order in blocks),))
+        self.change(zone, ShadowZone.host_begin, (tuple(blocks),))
 
-    def host_end(self, thread: int, zone: int, blocks: Sequence[Sequence[int]]) -> None:
-        keys = frozenset((pfn, order) for pfn, order in blocks)
-        self._done_by_host |= keys & self.zones[zone].with_host
-        self.change(zone, ShadowZone.host_end, (keys,))
+    def host_end(self, thread: int, zone: int, blocks: Blocks) -> None:
+        self.change(zone, ShadowZone.host_end, (tuple(blocks),))
 
     # -- the end ---------------------------------------------------------------------------------------
 

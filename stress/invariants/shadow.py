@@ -19,6 +19,7 @@ from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_ISOLATE, MIGRATE_TYPES,
 from pagealloc.policy import PRESETS
 
 Fail = Callable[[str, str], None]  # (invariant, text)
+Blocks = Sequence[Sequence[int]]  # (pfn, order) each
 NO_BLOCK = (-1, "no block that the log knows of")
 IN_LISTS = (
     "fail",
@@ -28,6 +29,10 @@ IN_LISTS = (
     "_front",
     "_back",
 )  # `lists` tells it all, and nobody else matters
+
+
+def _keys(blocks: Blocks) -> set[tuple[int, int]]:
+    return {(pfn, order) for pfn, order in blocks}
 
 
 def _frozen(value: Any) -> Any:
@@ -68,6 +73,7 @@ class ShadowZone:
         self.owned: dict[int, int] = {}  # thread by pfn
         self.in_flight: dict[int, int] = {}
         self.with_host: set[tuple[int, int]] = set()  # (pfn, order) that the host has right now
+        self.done_by_host: set[tuple[int, int]] = set()  # of the batch that is out
         self.told: set[tuple[int, int]] = set()  # (pfn, order), free and whole since a device was told
         self.report_failed = False  # the last report of its blocks failed
         self.nr_free = [0] * nr_orders
@@ -299,17 +305,41 @@ class ShadowZone:
                 "S16", f"pfn {pfn:#x} order {order} is refused with {usable_pages} pages, above the min mark"
             )
 
-    def host_begin(self, blocks: frozenset[tuple[int, int]]) -> None:
-        """Let the host have some blocks, (pfn, order) each."""
-        self.with_host |= blocks
+    def report_begin(self, blocks: Blocks, order: int, capacity: int) -> None:
+        """Hand blocks in flight to a device that wants up to `capacity` of them, of `order` and more."""
+        if not 1 <= len(blocks) <= capacity:
+            self.fail("S11", f"a batch of {len(blocks)} blocks, capacity {capacity}")
+        keys = _keys(blocks)
+        if len(keys) != len(blocks):
+            self.fail("S10", f"a block is in a batch twice: {sorted(keys)}")
+        flying = set(self.in_flight.items())
+        if keys != flying:
+            self.fail("S11", f"a batch is {sorted(keys)}, in flight are {sorted(flying)}")
+        for pfn, block_order in keys:
+            if not (order <= block_order < self.nr_orders and pfn % (1 << block_order) == 0):
+                self.fail(
+                    "S11", f"pfn {pfn:#x} order {block_order} may not be in a batch of order {order} and more"
+                )
+        self.done_by_host = set()
 
-    def host_end(self, blocks: frozenset[tuple[int, int]]) -> None:
-        self.with_host -= blocks
+    def host_begin(self, blocks: Blocks) -> None:
+        """Let the host have some blocks."""
+        self.with_host |= _keys(blocks)
 
-    def report_end(self, blocks: frozenset[tuple[int, int]], failed: bool) -> None:
-        """Hear that the device was told of some blocks, (pfn, order) each, and none if the report `failed`."""
-        self.told |= blocks
+    def host_end(self, blocks: Blocks) -> None:
+        keys = _keys(blocks)
+        self.done_by_host |= keys & self.with_host
+        self.with_host -= keys
+
+    def report_end(self, blocks: Blocks, failed: bool, host_speaks: bool) -> None:
+        """Hear how a report ended; `host_speaks`: the host says itself what it has, and when."""
         self.report_failed = failed
+        if failed:
+            return
+        keys = _keys(blocks)
+        if host_speaks and self.done_by_host != keys:
+            self.fail("S13", "a batch ended well, and the host did not have all of it, or has it still")
+        self.told |= keys
 
     def set_reported(self, pfn: int, order: int) -> None:
         """Flag a free block."""
