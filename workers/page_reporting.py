@@ -181,6 +181,10 @@ class Registration:
         self.work = DelayedWork(f"page_reporting_process {device.name}", process)
 
 
+def _nobody_listens(event: str, /, *fields: object) -> None:
+    """Stand in for the trace while there is none."""
+
+
 class PageReporting:
     """The reporting core over some zones: one device, one worker."""
 
@@ -206,7 +210,17 @@ class PageReporting:
         self._leaving: Registration | None = None
         self._running: Registration | None = None
         self._alloc_scatterlist = alloc_scatterlist
-        self.trace: Trace | None = None  # told of passes, batches and requests
+        self.trace = None
+
+    @property
+    def trace(self) -> Trace | None:
+        """Who is told of passes, batches and requests."""
+        return self._trace
+
+    @trace.setter
+    def trace(self, trace: Trace | None) -> None:
+        self._trace = trace
+        self._tell: Trace = _nobody_listens if trace is None else trace
 
     # -- registration ------------------------------------------------------------------------------------
 
@@ -289,9 +303,7 @@ class PageReporting:
 
     def notify(self) -> None:
         """Hear of a free of `page_reporting_order` or more. Called under a zone lock; never waits."""
-        trace = self.trace
-        if trace is not None:
-            trace("page_reporting_notify")
+        self._tell("page_reporting_notify")
         registration = self._registered
         if registration is not None:
             self.request(registration)
@@ -305,10 +317,6 @@ class PageReporting:
         if old != PAGE_REPORTING_IDLE:
             return
         self._workqueue.queue_delayed_work(registration.work, self.delay_s)
-
-    def _tell(self, event: str, *fields: object) -> None:
-        if self.trace is not None:
-            self.trace(event, *fields)
 
     # -- the worker --------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ execution gets is a copy: zones as they are after boot, with locks of its own, a
 
 from __future__ import annotations
 
-from copy import copy
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -86,7 +85,8 @@ class WatchedMemory(Memory):
 
     def twin(self, sync: Sync) -> WatchedMemory:
         """Return a memory in the same state, with locks of its own."""
-        memory = copy(self)
+        memory = WatchedMemory.__new__(WatchedMemory)
+        vars(memory).update(vars(self))
         memory.sync = sync
         memory.zones = []
         for zone in self.zones:

@@ -101,17 +101,18 @@ class Oracle:
             handler(self.judge, world.current.number, *fields)
 
     def _zone_trace(self, zone: Zone) -> Trace:
-        world, judge, number = self.world, self.judge, zone.number
+        world, hear, number = self.world, self.judge.zone_event, zone.number
         lock = cast("ControlledLock", zone.lock)
 
         def trace(event: str, /, *fields: Any) -> None:
             if world.aborting:
                 return
-            if lock.owner is not world.current:
+            task = world.current
+            if lock.owner is not task:
                 self.fail("S9", f"{event} happens to zone {zone.name} without its lock")
             if world.log is not None and event in TOLD:
                 world.note(TOLD[event], zone.name, fields[0], fields[1])
-            judge.zone_event(event, world.current.number, number, fields)
+            hear(event, task.number, number, fields)
 
         return trace
 
@@ -127,12 +128,12 @@ class Oracle:
     # -- looking ---------------------------------------------------------------------------------------
 
     def _on_release(self, zone: WatchedZone) -> Callable[[], None]:
-        release = self.judge.lock_release
+        world, number, release = self.world, zone.number, self.judge.lock_release
 
         def on_release() -> None:
-            if not self.world.aborting:
+            if not world.aborting:
                 self.check_zone(zone)
-                release(self.world.current.number, zone.number, 0)
+                release(world.current.number, number, 0)
 
         return on_release
 
