@@ -450,7 +450,7 @@ class PageReporting:
 
     def _report(self, registration: Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
         """Call the reporter with the scatterlist's blocks, no lock held; returns what it raised, if anything."""
-        blocks = sgl.batch()
+        blocks = tuple(sgl.batch())
         batch = tuple(self._block(zone, pfn, order) for pfn, order in blocks)
         number = self.stats.batches + 1
         started_s = self._sync.monotonic()

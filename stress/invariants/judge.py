@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from pagealloc.mmzone import MIGRATE_ISOLATE, WMARK_LOW
-from stress.invariants.shadow import Blocks, Fail, ShadowZone
+from stress.invariants.shadow import Blocks, Fail, ShadowZone, copied, frozen
 from workers.page_reporting import BUDGET_DIVISOR
 
 REST_PASSES_MAX = 64  # lists settle in 16 passes; a worker that goes on after four times that never ends
@@ -76,23 +76,27 @@ class Judge:
         self._at_rest = False
         self.rested = False
         self.unseen: set[int] = set()  # zones that were not looked at since
-        # What an event under a zone lock is beyond its zone.
-        self._beyond: dict[str, Handler] = {
-            "mm_page_free_zone_locked": self._freed,
-            "page_reporting_visit": self._visited,
-            "page_reporting_refused": self._refused,
-        }
+
+    def twin(self, fail: Fail) -> Judge:
+        """Return another judge that knows the same."""
+        judge = Judge(fail)
+        vars(judge).update({name: copied(value) for name, value in vars(self).items() if name != "fail"})
+        judge.zones = {zone: shadow.twin(fail) for zone, shadow in self.zones.items()}
+        return judge
+
+    def key(self) -> tuple[Any, ...]:
+        """Return what tells judges apart: with equal keys they judge alike whatever may come."""
+        return tuple(frozen(value) for name, value in vars(self).items() if name != "fail")
 
     @property
     def handlers(self) -> dict[str, Handler]:
         """What to call for each event, with the fields of its record: thread, zone and number, and its own."""
-        zone_events = (*CHANGES, "page_reporting_visit", "mm_page_pcpu_drain", "mm_page_alloc_extfrag")
+        zone_events = {*CHANGES, *BEYOND_CHANGES, "mm_page_pcpu_drain", "mm_page_alloc_extfrag"}
         return {
             **{event: partial(self._zone_record, event) for event in zone_events},
             "zone_begin": self.zone_begin,
             "zone_snapshot": self.zone_snapshot,
             "zone_state": self.zone_state,
-            "lock_release": self.lock_release,
             **{event: partial(handler, self) for event, handler in THREAD_EVENTS.items()},
         }
 
@@ -108,23 +112,23 @@ class Judge:
                 return zone
         return None
 
+    def hear(self, event: str, thread: int, zone: int | None, fields: tuple[Any, ...]) -> None:
+        """Hear what happens to a thread, or to a zone under its lock; nothing, if no rule is about it."""
+        if zone is not None:
+            self.zone_event(event, thread, zone, fields)
+        elif event in THREAD_EVENTS:
+            THREAD_EVENTS[event](self, thread, *fields)
+
     def zone_event(self, event: str, thread: int, zone: int, fields: tuple[Any, ...]) -> None:
         """Hear what happens to a zone, under its lock."""
-        if self.holders.get(zone) != thread or self._asking or self._may_ask:
-            self._locked(thread, zone)
-        change = CHANGES.get(event)
-        if change is not None:
-            self.change(zone, change, fields)
-        beyond = self._beyond.get(event)
-        if beyond is not None:
-            beyond(thread, zone, *fields)
+        self._locked(thread, zone)
+        if event in CHANGES:
+            CHANGES[event](self.zones[zone], *fields)
+        if event in BEYOND_CHANGES:
+            BEYOND_CHANGES[event](self, thread, zone, *fields)
 
     def _zone_record(self, event: str, thread: int, zone: int, seq: int, *fields: Any) -> None:
         self.zone_event(event, thread, zone, fields)
-
-    def change(self, zone: int, change: Change, fields: tuple[Any, ...]) -> None:
-        """Change what is known of a zone: the one place that does, once it is loaded."""
-        change(self.zones[zone], *fields)
 
     def _locked(self, thread: int, zone: int) -> None:
         """Account for an event under a zone lock."""
@@ -142,11 +146,8 @@ class Judge:
         if thread in self._may_ask:
             del self._may_ask[thread]
 
-    def lock_release(self, thread: int, zone: int, seq: int, *figures: object) -> None:
-        if self.holders.get(zone) != thread or self._asking or self._may_ask:
-            self._locked(thread, zone)
-        if self.zones[zone].giving_back:
-            self.change(zone, ShadowZone.end_to_give_back, ())
+    def released(self, thread: int, zone: int, *figures: object) -> None:
+        self.zones[zone].giving_back = False
         del self.holders[zone]
 
     def zone_snapshot(self, thread: int, zone: int, seq: int, *fields: object) -> None:
@@ -173,7 +174,7 @@ class Judge:
             if zone is None:
                 self.fail("S25", f"thread {thread} gets pfn {pfn:#x}, which is in no zone")
             else:
-                self.change(zone, ShadowZone.owner, (thread, pfn, order))
+                self.zones[zone].owner(thread, pfn, order)
 
     def mm_page_free(self, thread: int, pfn: int, order: int) -> None:
         self._passes_since_free = 0
@@ -181,9 +182,9 @@ class Judge:
         if zone is None:
             self.fail("S2", f"thread {thread} frees pfn {pfn:#x}, which is in no zone")
         else:
-            self.change(zone, ShadowZone.disown, (thread, pfn, order))
+            self.zones[zone].disown(thread, pfn, order)
 
-    def _freed(
+    def freed(
         self,
         thread: int,
         zone: int,
@@ -258,8 +259,7 @@ class Judge:
         self._end_visit(leftover=True)
         self._expect_nothing_in_flight("the pass goes on to the next zone")
         shadow = self.zones[zone]
-        if visited != shadow.visited:
-            self.change(zone, ShadowZone.visit, (visited,))
+        shadow.visited = visited
         if visited != (usable > mark):
             what = "visited" if visited else "passed over"
             self.fail("S16", f"zone {shadow.name} is {what} with {usable} usable pages, the mark is {mark}")
@@ -274,7 +274,7 @@ class Judge:
                     f"{when} with {sorted(shadow.in_flight.items())[:4]} of zone {shadow.name} in flight",
                 )
 
-    def _visited(self, thread: int, zone: int, order: int, migratetype: int, nr_free: int) -> None:
+    def visited(self, thread: int, zone: int, order: int, migratetype: int, nr_free: int) -> None:
         shadow = self.zones[zone]
         self._end_visit(leftover=False)
         if nr_free != shadow.nr_free[order]:
@@ -305,7 +305,7 @@ class Judge:
 
     # -- batches ---------------------------------------------------------------------------------------
 
-    def _refused(self, thread: int, zone: int, pfn: int, order: int, usable_pages: int) -> None:
+    def refused(self, thread: int, zone: int, pfn: int, order: int, usable_pages: int) -> None:
         self.refused_in_pass += 1
         self.refused_ever += 1
 
@@ -320,7 +320,7 @@ class Judge:
                     "S9",
                     f"the reporter is called while its thread holds the lock of zone {self.zones[held].name}",
                 )
-        self.change(zone, ShadowZone.report_begin, (tuple(blocks), self.order, self.capacity))
+        self.zones[zone].report_begin(tuple(blocks), self.order, self.capacity)
         self.batch = blocks
         self._calls += 1
 
@@ -329,7 +329,7 @@ class Judge:
         if self.batch is None:
             self.fail("S10", f"batch {batch} ends, and none has begun")
         else:
-            self.change(zone, ShadowZone.report_end, (tuple(self.batch), failed, self._host_speaks))
+            self.zones[zone].report_end(tuple(self.batch), failed, self._host_speaks)
         self.batch = None
         self.errors += failed
 
@@ -337,10 +337,10 @@ class Judge:
         if self.device is None and self._had_device:
             self.fail("S22", "the host is given a batch, and its device has left")
         self._host_speaks = True
-        self.change(zone, ShadowZone.host_begin, (tuple(blocks),))
+        self.zones[zone].host_begin(tuple(blocks))
 
     def host_end(self, thread: int, zone: int, blocks: Blocks) -> None:
-        self.change(zone, ShadowZone.host_end, (tuple(blocks),))
+        self.zones[zone].host_end(tuple(blocks))
 
     # -- the end ---------------------------------------------------------------------------------------
 
@@ -377,6 +377,14 @@ class Judge:
                 )
                 return
 
+
+# What an event under a zone lock is beyond the zone's shadow.
+BEYOND_CHANGES: dict[str, Handler] = {
+    "lock_release": Judge.released,
+    "mm_page_free_zone_locked": Judge.freed,
+    "page_reporting_visit": Judge.visited,
+    "page_reporting_refused": Judge.refused,
+}
 
 THREAD_EVENTS: dict[str, Handler] = {
     "mm_page_alloc": Judge.mm_page_alloc,

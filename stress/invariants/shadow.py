@@ -35,11 +35,20 @@ def _keys(blocks: Blocks) -> set[tuple[int, int]]:
     return {(pfn, order) for pfn, order in blocks}
 
 
-def _frozen(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """Return a value that does not change with this one."""
+    return value.copy() if type(value) in (dict, set, list, bytearray) else value
+
+
+def frozen(value: Any) -> Any:
+    """Return what is equal for equal values, and can be a key."""
     if isinstance(value, dict):
         return frozenset(value.items())
-    frozen: dict[type, Callable[[Any], Any]] = {set: frozenset, list: tuple, bytearray: bytes}
-    return frozen.get(type(value), lambda same: same)(value)
+    if isinstance(value, set):
+        return frozenset(value)
+    if isinstance(value, list):
+        return tuple(value)
+    return bytes(value) if isinstance(value, bytearray) else value
 
 
 class ShadowZone:
@@ -92,17 +101,14 @@ class ShadowZone:
     def twin(self, fail: Fail) -> ShadowZone:
         """Return a shadow of another zone in the same state."""
         shadow = ShadowZone.__new__(ShadowZone)
-        shadow.__dict__ = {
-            name: value.copy() if type(value) in (dict, set, list, bytearray) else value
-            for name, value in vars(self).items()
-        }
+        shadow.__dict__ = {name: copied(value) for name, value in vars(self).items()}
         shadow.fail = fail
         return shadow
 
     def key(self) -> tuple[Any, ...]:
         """Return what tells shadows apart: with equal keys they judge alike whatever may come."""
         lists = tuple((at, tuple(pfns)) for at, pfns in sorted(self.lists().items()))
-        return lists, *(_frozen(value) for name, value in vars(self).items() if name not in IN_LISTS)
+        return lists, *(frozen(value) for name, value in vars(self).items() if name not in IN_LISTS)
 
     # -- lists -----------------------------------------------------------------------------------------
 
@@ -391,13 +397,6 @@ class ShadowZone:
         """Hear that a withheld pageblock gets a type again."""
         del pfn, migratetype
         self.giving_back = True
-
-    def end_to_give_back(self) -> None:
-        self.giving_back = False
-
-    def visit(self, visited: bool) -> None:
-        """Hear whether a pass goes through the lists or leaves the zone alone."""
-        self.visited = visited
 
     def set_type(self, pfn: int, migratetype: int) -> None:
         self.types[(pfn >> self.pageblock_order) - self._first_block] = migratetype

@@ -53,8 +53,8 @@ class Host:
     def report(self, zone: Zone, batch: Batch) -> None:
         oracle, sync = self.kit.oracle, self.kit.sync
         oracle.check_call()
-        blocks = [(block.pfn, block.order) for block in batch]
-        self.batches.append(blocks)
+        blocks = tuple((block.pfn, block.order) for block in batch)
+        self.batches.append(list(blocks))
         oracle.thread_trace("host_begin", zone.number, blocks)
         number = len(self.batches)
         if self.during is not None:
@@ -122,7 +122,7 @@ class Kit:
             delay_s=delay_s,
             alloc_scatterlist=self._alloc_scatterlist,
         )
-        self.oracle.watch(self.memory, machine.shadows, self.reporting)
+        self.oracle.watch(self.memory, machine.judge, self.reporting)
         self.device = PageReportingDevice(self.host, order=order, capacity=capacity, name="host")
 
     def start(self) -> None:

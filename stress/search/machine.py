@@ -18,7 +18,7 @@ from pagealloc.policy import Policy
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
-from stress.invariants import Judge, ShadowZone
+from stress.invariants import Judge
 from stress.search.controlled import ControlledSync
 from stress.search.strategy import Replay
 from stress.search.world import Violation, World
@@ -99,10 +99,10 @@ class WatchedMemory(Memory):
 
 
 class Machine(NamedTuple):
-    """A machine that has booted, and what a judge knows of its zones by then."""
+    """A machine that has booted, and a judge who knows its zones as they are by then."""
 
     memory: WatchedMemory
-    shadows: dict[int, ShadowZone]
+    judge: Judge
 
 
 class Build(NamedTuple):
@@ -141,7 +141,7 @@ def boot(build: Build, policy: Policy) -> Machine:
         for zone in memory.zones:
             zone.set_watermarks(*build.marks)
             begin_zone(zone, partial(hear, zone.number))
-        machines.append(Machine(memory.twin(RealSync()), judge.zones))  # on locks that keep no world alive
+        machines.append(Machine(memory.twin(RealSync()), judge))  # on locks that keep no world alive
 
     world.run(main)
     return machines[0]

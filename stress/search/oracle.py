@@ -18,7 +18,7 @@ below its marks, does not ask for everything to be reported.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import Any, cast
@@ -28,10 +28,9 @@ from pagealloc.page_flags import BUDDY, REPORTED
 from pagealloc.tracepoints import Trace
 from pagealloc.validate import validate
 from pagealloc.zone import Zone
-from stress.invariants import ShadowZone
-from stress.invariants.judge import THREAD_EVENTS
+from stress.invariants import Judge, ShadowZone
 from stress.search.controlled import ControlledLock, ControlledSync
-from stress.search.known import Known, RememberingJudge, State, remember
+from stress.search.known import Known, State, remember
 from stress.search.machine import WatchedMemory, WatchedZone
 from stress.snapshot import snapshot_zone
 from workers.page_reporting import PageReporting
@@ -57,9 +56,11 @@ class Oracle:
     def __init__(self, sync: ControlledSync, known: Known) -> None:
         self.sync = sync
         self.world = sync.world
-        self.judge = RememberingJudge(self.fail, known)
+        self.judge = Judge(self.fail)
         self.retired = False  # unregister has returned: no reporter may run
         self._zones: list[WatchedZone] = []
+        self._known = known
+        self._after = known.after
         self._agreed = known.agreed
         self._valid = known.valid
 
@@ -73,14 +74,12 @@ class Oracle:
 
     # -- listening -------------------------------------------------------------------------------------
 
-    def watch(
-        self, memory: WatchedMemory, shadows: Mapping[int, ShadowZone], reporting: PageReporting
-    ) -> None:
+    def watch(self, memory: WatchedMemory, judge: Judge, reporting: PageReporting) -> None:
         """Hear every tracepoint, and look at a zone whenever its lock is given back.
 
-        `shadows` is what is known of the zones so far.
+        `judge` knows the zones as they are.
         """
-        self.judge.zones.update(shadows)
+        self.judge = judge
         for zone in memory.zones:
             zone.trace = self._zone_trace(zone)
             zone.judged_by(self)
@@ -96,12 +95,16 @@ class Oracle:
             return
         if world.log is not None:
             self._note_batch(event, fields)
-        handler = THREAD_EVENTS.get(event)
-        if handler is not None:
-            handler(self.judge, world.current.number, *fields)
+        self._hear(event, world.current.number, None, fields)
+
+    def _hear(self, event: str, thread: int, zone: int | None, fields: tuple[Any, ...]) -> None:
+        """Let the judge who knows what came before hear an event; the next one is for the judge who comes after."""
+        heard = (self.judge, event, thread, zone, fields)
+        after = self._after.get(heard)
+        self.judge = self._known.judge(heard, self.fail) if after is None else after
 
     def _zone_trace(self, zone: Zone) -> Trace:
-        world, hear, number = self.world, self.judge.zone_event, zone.number
+        world, hear, number = self.world, self._hear, zone.number
         lock = cast("ControlledLock", zone.lock)
 
         def trace(event: str, /, *fields: Any) -> None:
@@ -128,12 +131,12 @@ class Oracle:
     # -- looking ---------------------------------------------------------------------------------------
 
     def _on_release(self, zone: WatchedZone) -> Callable[[], None]:
-        world, number, release = self.world, zone.number, self.judge.lock_release
+        world, hear, number = self.world, self._hear, zone.number
 
         def on_release() -> None:
             if not world.aborting:
                 self.check_zone(zone)
-                release(world.current.number, number, 0)
+                hear("lock_release", world.current.number, number, ())
 
         return on_release
 
@@ -191,6 +194,11 @@ class Oracle:
             if lock.owner is self.world.current:
                 self.fail("S9", f"the reporter is called while {lock} is held")
 
+    def forgive_errors(self) -> None:
+        """Hold what comes against the rules as if no report had failed so far."""
+        self.judge = self.judge.twin(self.fail)
+        self.judge.errors = 0
+
     def check_rest(self, reporting: PageReporting, *, all_reported: bool) -> None:
         """Judge a system at rest: no task can go on, no timer is armed."""
         self.check_zones()
@@ -204,4 +212,4 @@ class Oracle:
         excused = judge.errors or judge.refused_ever or judge.lost_passes
         if all_reported and not excused and reporting.device is not None:
             for shadow in judge.zones.values():
-                judge.expect_all_reported(shadow)
+                judge.twin(self.fail).expect_all_reported(shadow)
