@@ -158,7 +158,9 @@ class Judge:
         if self.rested:
             self.unseen.discard(zone)
         if self._at_rest and not (self.errors or self.lost_passes or self.refused_in_pass):
-            self.expect_all_reported(shadow)
+            left = self.unreported(shadow)
+            if left:
+                self.fail("L1", left)
 
     def zone_state(
         self, thread: int, zone: int, seq: int, nr_free_pages: int, nr_free: list[int], nr_reported: list[int]
@@ -364,18 +366,15 @@ class Judge:
         self._expect_nothing_in_flight("rest is reached")
         self._at_rest = True
 
-    def expect_all_reported(self, shadow: ShadowZone) -> None:
-        """Hold a zone at rest against L1: whatever is free and large enough was reported."""
+    def unreported(self, shadow: ShadowZone) -> str:
+        """Say what a zone at rest has left to report (L1), though it is free and large enough; "" for nothing."""
         if not shadow.visited:
-            return  # its free pages were below the mark at the last pass, which is nobody's fault
+            return ""  # its free pages were below the mark at the last pass, which is nobody's fault
         for pfn, order in shadow.free.items():
             withheld = shadow.type_of[pfn] == MIGRATE_ISOLATE
             if order >= self.order and pfn not in shadow.reported and not withheld:
-                self.fail(
-                    "L1",
-                    f"pfn {pfn:#x} order {order} of zone {shadow.name} is free, and nobody will report it",
-                )
-                return
+                return f"pfn {pfn:#x} order {order} of zone {shadow.name} is free, and nobody will report it"
+        return ""
 
 
 # What an event under a zone lock is beyond the zone's shadow.

@@ -43,7 +43,7 @@ class WatchedZone(Zone):
         """Return a zone in the same state, with a lock of its own."""
         zone: WatchedZone = object.__new__(WatchedZone)
         for name, value in zip(SLOTS, _values(self), strict=True):
-            setattr(zone, name, value[:] if type(value) in (list, bytearray) else value)
+            setattr(zone, name, value[:] if type(value) in CONTAINERS else value)
         zone._frames = zone.state, zone._next, zone._prev, zone.nr_free
         zone.zones_below = zones_below
         zone.lock = sync.spinlock(f"zone->lock {zone.name}")
@@ -73,6 +73,7 @@ class WatchedZone(Zone):
         return pfn
 
 
+CONTAINERS = frozenset({list, bytearray})
 SLOTS = tuple(name for cls in WatchedZone.__mro__ for name in getattr(cls, "__slots__", ()))
 _values = attrgetter(*SLOTS)
 

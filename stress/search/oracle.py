@@ -212,4 +212,6 @@ class Oracle:
         excused = judge.errors or judge.refused_ever or judge.lost_passes
         if all_reported and not excused and reporting.device is not None:
             for shadow in judge.zones.values():
-                judge.twin(self.fail).expect_all_reported(shadow)
+                left = judge.unreported(shadow)
+                if left:
+                    self.fail("L1", left)
