@@ -30,7 +30,7 @@ from pagealloc.validate import validate
 from pagealloc.zone import Zone
 from stress.invariants import Judge, ShadowZone
 from stress.search.controlled import ControlledLock, ControlledSync
-from stress.search.known import Known, State, remember
+from stress.search.known import Heard, Known, State, remember
 from stress.search.machine import WatchedMemory, WatchedZone
 from stress.snapshot import snapshot_zone
 from workers.page_reporting import PageReporting
@@ -56,7 +56,7 @@ class Oracle:
     def __init__(self, sync: ControlledSync, known: Known) -> None:
         self.sync = sync
         self.world = sync.world
-        self.judge = Judge(self.fail)
+        self.judge: Judge  # who has heard all events so far
         self.retired = False  # unregister has returned: no reporter may run
         self._zones: list[WatchedZone] = []
         self._known = known
@@ -95,16 +95,15 @@ class Oracle:
             return
         if world.log is not None:
             self._note_batch(event, fields)
-        self._hear(event, world.current.number, None, fields)
+        heard = (self.judge, event, world.current.number, None, fields)
+        self.judge = self._after.get(heard) or self._first(heard)
 
-    def _hear(self, event: str, thread: int, zone: int | None, fields: tuple[Any, ...]) -> None:
-        """Let the judge who knows what came before hear an event; the next one is for the judge who comes after."""
-        heard = (self.judge, event, thread, zone, fields)
-        after = self._after.get(heard)
-        self.judge = self._known.judge(heard, self.fail) if after is None else after
+    def _first(self, heard: Heard) -> Judge:
+        """Judge an event that nobody who knew the same has heard before."""
+        return self._known.judge(heard, self.fail)
 
     def _zone_trace(self, zone: Zone) -> Trace:
-        world, hear, number = self.world, self._hear, zone.number
+        world, after, number = self.world, self._after, zone.number
         lock = cast("ControlledLock", zone.lock)
 
         def trace(event: str, /, *fields: Any) -> None:
@@ -115,7 +114,8 @@ class Oracle:
                 self.fail("S9", f"{event} happens to zone {zone.name} without its lock")
             if world.log is not None and event in TOLD:
                 world.note(TOLD[event], zone.name, fields[0], fields[1])
-            hear(event, task.number, number, fields)
+            heard = (self.judge, event, task.number, number, fields)
+            self.judge = after.get(heard) or self._first(heard)
 
         return trace
 
@@ -131,12 +131,13 @@ class Oracle:
     # -- looking ---------------------------------------------------------------------------------------
 
     def _on_release(self, zone: WatchedZone) -> Callable[[], None]:
-        world, hear, number = self.world, self._hear, zone.number
+        world, after, number = self.world, self._after, zone.number
 
         def on_release() -> None:
             if not world.aborting:
                 self.check_zone(zone)
-                hear("lock_release", world.current.number, number, ())
+                heard = (self.judge, "lock_release", world.current.number, number, ())
+                self.judge = after.get(heard) or self._first(heard)
 
         return on_release
 
