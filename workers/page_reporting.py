@@ -356,7 +356,7 @@ class PageReporting:
         self._tell("page_reporting_zone", zone.number, usable_pages, watermark, visited)
         if not visited:
             return None
-        for order in range(registration.order, zone.nr_orders):
+        for order in range(registration.order, zone.layout.nr_orders):
             if not zone.nr_free[order]:
                 continue  # every list of the order is empty
             for migratetype in range(MIGRATE_TYPES):

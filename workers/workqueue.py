@@ -85,8 +85,8 @@ class Workqueue:
         has seen it end.
         """
         deadline = None if timeout_s is None else self._sync.monotonic() + timeout_s
-        self.bar(work)
         with self._changed:
+            self._bar(work)
             while work.running:
                 remaining = None if deadline is None else deadline - self._sync.monotonic()
                 if remaining is not None and remaining <= 0:
@@ -98,8 +98,7 @@ class Workqueue:
     def bar(self, work: DelayedWork) -> None:
         """Disarm the work and refuse to arm it until a cancel has completed: the first half of a cancel."""
         with self._changed:
-            work.barred = True
-            self._disarm(work)
+            self._bar(work)
 
     def run_now(self, work: DelayedWork) -> bool:
         """Run a pending work on the calling thread, whatever its deadline; False if it is not pending.
@@ -111,8 +110,16 @@ class Workqueue:
             if work.due is None:
                 return False
             self._begin(work)
-        self._execute(work)
+        try:
+            work.function()
+        finally:
+            with self._changed:
+                self._end(work)
         return True
+
+    def _bar(self, work: DelayedWork) -> None:
+        work.barred = True
+        self._disarm(work)
 
     def _disarm(self, work: DelayedWork) -> None:
         if work.due is not None:
@@ -124,25 +131,30 @@ class Workqueue:
         self._disarm(work)
         work.running = True
 
-    def _execute(self, work: DelayedWork) -> None:
-        try:
-            work.function()
-        finally:
-            with self._changed:
-                work.running = False
-                self._changed.notify_all()
+    def _end(self, work: DelayedWork) -> None:
+        work.running = False
+        self._changed.notify_all()
 
     def _run(self) -> None:
+        work: DelayedWork | None = None
         try:
-            while (work := self._next()) is not None:
-                self._execute(work)
+            while (work := self._next(work)) is not None:
+                work.function()
         except BaseException as failure:
             self.failure = failure
+            if work is not None:
+                with self._changed:
+                    self._end(work)
             raise
 
-    def _next(self) -> DelayedWork | None:
-        """Wait for the earliest deadline and return its work, begun; None when the queue stops."""
+    def _next(self, done: DelayedWork | None) -> DelayedWork | None:
+        """End the work that is `done`, wait for the earliest deadline and begin its work; None when the queue stops.
+
+        All under one hold of the lock, as in `worker_thread`.
+        """
         with self._changed:
+            if done is not None:
+                self._end(done)
             while not self._stopping:
                 if not self._timers:
                     self._changed.wait(None)
