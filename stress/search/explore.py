@@ -56,7 +56,10 @@ class Result:
 
 
 class Program:
-    """A scenario bound to a policy, to be executed again and again."""
+    """A scenario bound to a policy, to be executed again and again.
+
+    Its machine boots once, in the first execution: a fault that shows at boot is planted before that.
+    """
 
     def __init__(self, name: str, body: Body, policy: Policy, reporter: type[Reporter] | None = None) -> None:
         self.name = name

@@ -1,0 +1,147 @@
+"""What a search remembers from one execution to the next changes no verdict, and hides no fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pagealloc.policy import PRESETS
+from pagealloc.sync_real import gil_enabled
+
+if not gil_enabled():
+    pytest.skip("importing greenlet would give this interpreter its GIL back", allow_module_level=True)
+pytest.importorskip("greenlet", reason="schedule search needs greenlet")
+
+from pagealloc.page_flags import REPORTED
+from pagealloc.zone import Zone
+from stress.mutants import planted
+from stress.search import known
+from stress.search.explore import Program, program
+from stress.search.kit import LAYOUT, Kit
+from stress.search.known import Known
+from stress.search.machine import SLOTS, Build, WatchedZone, boot
+from stress.search.strategy import RandomWalk
+from stress.search.world import Violation, World
+
+
+class Forgetful(Program):
+    """A program whose executions share nothing."""
+
+    def execute(self, *args: object, **kwargs: object) -> World:
+        self._known = Known()
+        return super().execute(*args, **kwargs)  # type: ignore[arg-type]
+
+
+def verdicts(subject: Program, executions: int) -> list[tuple[int, str]]:
+    walk = RandomWalk(7)
+    worlds = [subject.execute(walk) for _ in range(executions)]
+    return [(world.history, str(world.failure)) for world in worlds]
+
+
+@pytest.mark.parametrize("mutant", [None, "M-1", "M-13a", "M-17a", "M-34"])
+def test_who_remembers_judges_as_who_forgets(mutant: str | None) -> None:
+    with planted(mutant):
+        remembering = program("allocate-the-rotated", "v6.1")
+        forgetful = Forgetful("forgetful", remembering._body, PRESETS["v6.1"])
+        found = verdicts(remembering, 60)
+        assert found == verdicts(forgetful, 60)
+    assert any(failure != "None" for _, failure in found) == (mutant is not None)
+    assert remembering._known.after
+    assert len(forgetful._known.after) < len(remembering._known.after)
+
+
+def test_what_takes_too_much_memory_is_forgotten_and_found_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = verdicts(program("free-the-buddy", "v6.1"), 40)
+    monkeypatch.setattr(known, "EVENTS_MAX", 50)
+    monkeypatch.setattr(known, "FRAMES_MAX", 2)
+    monkeypatch.setattr(known, "STATES_MAX", 1)
+    assert verdicts(program("free-the-buddy", "v6.1"), 40) == whole
+
+
+def state_of(zone: WatchedZone) -> dict[str, object]:
+    names = set(SLOTS) - {"_acquire", "_lock", "_release", "zones_below"}
+    return {name: getattr(zone, name) for name in names}
+
+
+def test_every_execution_begins_with_the_machine_as_it_boots() -> None:
+    subject = program("two-zones", "v6.1")
+    verdicts(subject, 5)
+    ((build, machine),) = subject._known.machines.items()
+    fresh = boot(build, subject.policy)
+    assert list(map(state_of, machine.memory.zones)) == list(map(state_of, fresh.memory.zones))
+    assert machine.judge.key()[1:] == fresh.judge.key()[1:]  # the first is the zones, by their shadows
+    assert [one.key() for one in machine.judge.zones.values()] == [
+        one.key() for one in fresh.judge.zones.values()
+    ]
+
+
+def test_a_copy_shares_nothing_that_changes() -> None:
+    machine = boot(Build((("DMA32", 32), ("Normal", 32)), (0, 0, 0), False, LAYOUT, 0), PRESETS["v6.1"])
+    twin = machine.memory.twin(machine.memory.sync)
+    for zone, copy in zip(machine.memory.zones, twin.zones, strict=True):
+        shared = [name for name in SLOTS if isinstance(value := getattr(copy, name), list | bytearray)
+                  and value is getattr(zone, name)]  # fmt: skip
+        assert shared == ["_containers"]
+        assert copy.lock is not zone.lock
+    assert twin.zones[1].zones_below == (twin.zones[0],)
+
+
+# -- what no event tells, and what events tell wrongly -----------------------------------------------------------
+
+
+def violation(change: Callable[[Zone], None], *, locked: bool = True) -> str:
+    """Let a task change a zone of four blocks; returns the invariant that is found broken."""
+
+    def body(kit: Kit) -> None:
+        kit.build(("Normal", 64))
+        zone = kit.zones[0]
+        if locked:
+            zone.lock.acquire()
+        change(zone)
+        if locked:
+            zone.lock.release()
+
+    subject = Program("change", body, PRESETS["v6.1"])
+    broken = []
+    for _ in range(2):  # what was found once is not taken for known
+        failure = subject.execute(RandomWalk(1)).failure
+        assert isinstance(failure, Violation)
+        broken.append(failure.invariant)
+    assert broken[0] == broken[1]
+    return broken[0]
+
+
+def exchange_two_blocks(zone: Zone) -> None:
+    """Exchange a list's first two entries, without a word."""
+    first, second = list(zone.free_list(zone.top_order, 1))[:2]
+    zone.del_page_from_free_list(first, zone.top_order)
+    third = zone._next[second]
+    zone._next[second] = zone._prev[third] = first
+    zone._prev[first], zone._next[first] = second, third
+    zone.state[first] = zone.state[second]
+    zone.nr_free[zone.top_order] += 1
+
+
+def flag_a_block(zone: Zone) -> None:
+    index = zone.get_page_from_free_area(zone.top_order, 1)
+    zone.state[index] |= REPORTED
+    zone.nr_reported[zone.top_order] += 1
+
+
+def retag_a_pageblock(zone: Zone) -> None:
+    zone.pageblock_types[0] = 2
+
+
+@pytest.mark.parametrize(
+    ("change", "invariant"),
+    [(exchange_two_blocks, "S19"), (flag_a_block, "S13"), (retag_a_pageblock, "S6")],
+)
+def test_a_change_that_no_event_tells_is_seen_when_the_lock_is_given_back(
+    change: Callable[[Zone], None], invariant: str
+) -> None:
+    assert violation(change) == invariant
+
+
+def test_an_event_of_a_zone_without_its_lock_is_a_violation() -> None:
+    assert violation(lambda zone: zone.set_pageblock_migratetype(0, 2), locked=False) == "S9"
