@@ -18,7 +18,7 @@ below its marks each excuse what stays unreported.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from types import MethodType
 from typing import Any
 
 from pagealloc.mmzone import MIGRATE_ISOLATE, WMARK_LOW
@@ -93,11 +93,11 @@ class Judge:
         """What to call for each event, with the fields of its record: thread, zone and number, and its own."""
         zone_events = {*CHANGES, *BEYOND_CHANGES, "mm_page_pcpu_drain", "mm_page_alloc_extfrag"}
         return {
-            **{event: partial(self._zone_record, event) for event in zone_events},
+            **{event: self._zone_handler(event) for event in zone_events},
             "zone_begin": self.zone_begin,
             "zone_snapshot": self.zone_snapshot,
             "zone_state": self.zone_state,
-            **{event: partial(handler, self) for event, handler in THREAD_EVENTS.items()},
+            **{event: MethodType(handler, self) for event, handler in THREAD_EVENTS.items()},
         }
 
     # -- zones and their locks -------------------------------------------------------------------------
@@ -105,37 +105,36 @@ class Judge:
     def zone_begin(self, thread: int, zone: int, seq: int, *fields: object) -> None:
         self.zones[zone] = ShadowZone(*fields, fail=self.fail)  # type: ignore[arg-type]
 
-    def zone_of(self, pfn: int) -> int | None:
-        """Return the number of the zone that holds a page."""
-        for zone, shadow in self.zones.items():
+    def zone_of(self, pfn: int) -> ShadowZone | None:
+        """Return the zone that holds a page."""
+        for shadow in self.zones.values():
             if shadow.start_pfn <= pfn < shadow.end_pfn:
-                return zone
+                return shadow
         return None
 
     def hear(self, event: str, thread: int, zone: int | None, fields: tuple[Any, ...]) -> None:
         """Hear what happens to a thread, or to a zone under its lock; nothing, if no rule is about it."""
         if zone is not None:
-            self.zone_event(event, thread, zone, fields)
+            self._zone_handler(event)(thread, zone, 0, *fields)
         elif event in THREAD_EVENTS:
             THREAD_EVENTS[event](self, thread, *fields)
 
-    def zone_event(self, event: str, thread: int, zone: int, fields: tuple[Any, ...]) -> None:
-        """Hear what happens to a zone, under its lock."""
-        self._locked(thread, zone)
-        if event in CHANGES:
-            CHANGES[event](self.zones[zone], *fields)
-        if event in BEYOND_CHANGES:
-            BEYOND_CHANGES[event](self, thread, zone, *fields)
+    def _zone_handler(self, event: str) -> Handler:
+        change, beyond = CHANGES.get(event), BEYOND_CHANGES.get(event)
 
-    def _zone_record(self, event: str, thread: int, zone: int, seq: int, *fields: Any) -> None:
-        self.zone_event(event, thread, zone, fields)
+        def hear(thread: int, zone: int, seq: int, *fields: Any) -> None:
+            self._locked(thread, zone)
+            if change is not None:
+                change(self.zones[zone], *fields)
+            if beyond is not None:
+                beyond(self, thread, zone, *fields)
+
+        return hear
 
     def _locked(self, thread: int, zone: int) -> None:
         """Account for an event under a zone lock."""
-        holder = self.holders.get(zone)
-        if holder is None:
-            self.holders[zone] = thread
-        elif holder != thread:
+        holder = self.holders.setdefault(zone, thread)
+        if holder != thread:
             self.fail(
                 "S9",
                 f"thread {thread} changes zone {self.zones[zone].name} inside thread {holder}'s hold of its lock",
@@ -172,19 +171,19 @@ class Judge:
 
     def mm_page_alloc(self, thread: int, pfn: int, order: int, migratetype: int, gfp: object) -> None:
         if pfn >= 0:
-            zone = self.zone_of(pfn)
-            if zone is None:
+            shadow = self.zone_of(pfn)
+            if shadow is None:
                 self.fail("S25", f"thread {thread} gets pfn {pfn:#x}, which is in no zone")
             else:
-                self.zones[zone].owner(thread, pfn, order)
+                shadow.owner(thread, pfn, order)
 
     def mm_page_free(self, thread: int, pfn: int, order: int) -> None:
         self._passes_since_free = 0
-        zone = self.zone_of(pfn)
-        if zone is None:
+        shadow = self.zone_of(pfn)
+        if shadow is None:
             self.fail("S2", f"thread {thread} frees pfn {pfn:#x}, which is in no zone")
         else:
-            self.zones[zone].disown(thread, pfn, order)
+            shadow.disown(thread, pfn, order)
 
     def freed(
         self,
