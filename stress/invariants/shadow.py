@@ -21,34 +21,31 @@ from pagealloc.policy import PRESETS
 Fail = Callable[[str, str], None]  # (invariant, text)
 Blocks = Sequence[Sequence[int]]  # (pfn, order) each
 NO_BLOCK = (-1, "no block that the log knows of")
-IN_LISTS = (
-    "fail",
-    "free",
-    "type_of",
-    "_place",
-    "_front",
-    "_back",
-)  # `lists` tells it all, and nobody else matters
+# What `lists` tells whole; nothing else of it matters.
+IN_LISTS = ("fail", "free", "type_of", "_place", "_front", "_back")
 
 
 def _keys(blocks: Blocks) -> set[tuple[int, int]]:
     return {(pfn, order) for pfn, order in blocks}
 
 
+FREEZE: dict[type, Callable[[Any], Any]] = {
+    dict: lambda value: frozenset(value.items()),
+    set: frozenset,
+    list: tuple,
+    bytearray: bytes,
+}
+
+
 def copied(value: Any) -> Any:
     """Return a value that does not change with this one."""
-    return value.copy() if type(value) in (dict, set, list, bytearray) else value
+    return value.copy() if type(value) in FREEZE else value
 
 
 def frozen(value: Any) -> Any:
     """Return what is equal for equal values, and can be a key."""
-    if isinstance(value, dict):
-        return frozenset(value.items())
-    if isinstance(value, set):
-        return frozenset(value)
-    if isinstance(value, list):
-        return tuple(value)
-    return bytes(value) if isinstance(value, bytearray) else value
+    freeze = FREEZE.get(type(value))
+    return value if freeze is None else freeze(value)
 
 
 class ShadowZone:

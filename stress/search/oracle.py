@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from copy import deepcopy
 from functools import partial
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ from pagealloc.tracepoints import Trace
 from pagealloc.validate import validate
 from pagealloc.zone import Zone
 from stress.invariants import Judge, ShadowZone
+from stress.invariants.shadow import copied
 from stress.search.controlled import ControlledLock, ControlledSync
 from stress.search.known import Heard, Known, State, remember
 from stress.search.machine import WatchedMemory, WatchedZone
@@ -168,7 +168,7 @@ class Oracle:
             problems = validate(zone).problems
             if problems:
                 self.fail("S1..S5", "; ".join(problems[:3]))
-            good = deepcopy(state)
+            good = tuple(map(copied, state))
             remember(alike, good)
         base = zone.base_pfn
         reported = {base + match.start() for match in REPORTED_HEADS.finditer(zone.state)}
