@@ -30,6 +30,7 @@ from stress.search.world import World
 ROUNDS = 5
 EXECUTIONS = {"locks": 2000, "protocol": 1000}
 LOCK_ROUNDS = 13  # of an acquire and a release, in each of three tasks: 78 points
+PROTOCOL = "notify-at-the-end"  # 74 points, the boot of the machine not counted
 GOAL_PER_SECOND = 5000
 GOAL_RATIO = 3.0
 
@@ -135,7 +136,7 @@ def run_bench() -> list[Row]:
     policy = PRESETS["v6.1"]
     programs = {
         "locks": Program("locks", _locks, policy),
-        "protocol": Program("free-the-buddy", SCENARIOS["free-the-buddy"].body, policy),
+        "protocol": Program(PROTOCOL, SCENARIOS[PROTOCOL].body, policy),
     }
     kinds: list[tuple[str, type[World], int]] = [
         ("locks", World, EXECUTIONS["locks"]),
@@ -155,7 +156,7 @@ def run_bench() -> list[Row]:
 
 
 def _protocol_part(seed: int) -> None:
-    program = Program("free-the-buddy", SCENARIOS["free-the-buddy"].body, PRESETS["v6.1"])
+    program = Program(PROTOCOL, SCENARIOS[PROTOCOL].body, PRESETS["v6.1"])
     _measure(program, World, EXECUTIONS["protocol"], seed)
 
 
