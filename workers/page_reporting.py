@@ -303,7 +303,9 @@ class PageReporting:
 
     def notify(self) -> None:
         """Hear of a free of `page_reporting_order` or more. Called under a zone lock; never waits."""
-        self._tell("page_reporting_notify")
+        trace = self._trace
+        if trace is not None:  # no call of `_tell`: a large free comes by here each time
+            trace("page_reporting_notify")
         registration = self._registered
         if registration is not None:
             self.request(registration)
