@@ -3,7 +3,8 @@
 All figures come from one process and one run, interleaved, so that a noisy machine disturbs them alike; the
 ratio is what counts. The program named *locks* is the scheduler alone: three tasks and a lock. *protocol* is
 a scenario with the allocator, the worker and every invariant, in one process, and in one for each processor
-as `explore` uses them.
+as `explore` uses them. One process is timed by the processor time that it used, like everything here that runs on one
+thread; against threads, and in several processes, the clock counts.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import cast
+from typing import NamedTuple, cast
 
 from greenlet import greenlet
 
 from pagealloc.policy import PRESETS
 from pagealloc.sync import Lock
 from pagealloc.sync_real import RealSync
+from stress.bench.measure import processor_seconds
 from stress.pool import worker_processes
 from stress.search.explore import Program
 from stress.search.kit import Kit
@@ -119,16 +121,27 @@ def _locks(kit: Kit) -> None:
         kit.sync.spawn(name, work)
 
 
-def _measure(program: Program, world_class: type[World], executions: int, seed: int) -> tuple[float, float]:
-    """Return (executions per second, choice points per execution) of random walks."""
+class Measured(NamedTuple):
+    """What some random walks came to, per second of the clock and of this thread's processor time."""
+
+    per_second: float
+    per_processor_second: float
+    points: float  # of one execution
+
+
+def _measure(program: Program, world_class: type[World], executions: int, seed: int) -> Measured:
     sync = RealSync()
     walk = RandomWalk(seed)
     steps = 0
-    begin_s = sync.monotonic()
+    begin_s, begin_processor_s = sync.monotonic(), processor_seconds()
     with program.reusing():
         for _ in range(executions):
             steps += program.execute(walk, world_class=world_class).steps
-    return executions / (sync.monotonic() - begin_s), steps / executions
+    return Measured(
+        executions / (sync.monotonic() - begin_s),
+        executions / (processor_seconds() - begin_processor_s),
+        steps / executions,
+    )
 
 
 def run_bench() -> list[Row]:
@@ -144,7 +157,7 @@ def run_bench() -> list[Row]:
         ("protocol", World, EXECUTIONS["protocol"]),
         ("protocol", ThreadWorld, EXECUTIONS["protocol"] // 10),
     ]
-    figures: dict[tuple[str, type[World]], list[tuple[float, float]]] = {}
+    figures: dict[tuple[str, type[World]], list[Measured]] = {}
     for seed in range(ROUNDS):
         for name, world_class, executions in kinds:
             figure = _measure(programs[name], world_class, executions, seed)
@@ -178,15 +191,17 @@ def _on_all_processors(points: float) -> Row:
 
 
 def _of(
-    figures: dict[tuple[str, type[World]], list[tuple[float, float]]], name: str, world_class: type[World]
-) -> list[tuple[float, float]]:
+    figures: dict[tuple[str, type[World]], list[Measured]], name: str, world_class: type[World]
+) -> list[Measured]:
     return figures[name, world_class]
 
 
-def _rows(name: str, of: Callable[[type[World]], list[tuple[float, float]]]) -> list[Row]:
-    rates = [rate for rate, _ in of(World)]
-    points = median(points for _, points in of(World))
-    ratios = [ours / theirs for (ours, _), (theirs, _) in zip(of(World), of(ThreadWorld), strict=True)]
+def _rows(name: str, of: Callable[[type[World]], list[Measured]]) -> list[Row]:
+    rates = [measured.per_processor_second for measured in of(World)]
+    points = median(measured.points for measured in of(World))
+    ratios = [
+        ours.per_second / theirs.per_second for ours, theirs in zip(of(World), of(ThreadWorld), strict=True)
+    ]
     rate, ratio = median(rates), median(ratios)
     spread = (max(rates) - min(rates)) / rate
     share = rate / GOAL_PER_SECOND

@@ -1,7 +1,6 @@
 """Many executions of one scenario: searched until one fails.
 
-Executions know nothing of each other but what pays: which zone states were validated, and in which order
-lock classes were taken.
+Executions know nothing of each other but what changes no verdict (see `known`).
 """
 
 from __future__ import annotations
