@@ -65,9 +65,9 @@ class Zone(Mobility):
 
     __slots__ = (
         "_acquire",
-        "_lock",
         "_may_wait",
         "_release",
+        "lock",
         "name",
         "node",
         "number",
@@ -91,19 +91,14 @@ class Zone(Mobility):
         self.name = name
         self.node = node
         self.number = len(zones_below)  # position among the memory's zones
-        self.lock = sync.spinlock(f"zone->lock {name}")
+        self.use_lock(sync.spinlock(f"zone->lock {name}"))
         self.ram: Ram | None = None
 
-    @property
-    def lock(self) -> Lock:
-        """The zone lock. Whoever puts another one in its place does so before anybody uses the zone."""
-        return self._lock
-
-    @lock.setter
-    def lock(self, lock: Lock) -> None:
+    def use_lock(self, lock: Lock) -> None:
+        """Make this the zone lock, before anybody uses the zone."""
         # The hot paths go by bound methods, and take a lock that spins by its inner one first:
         #     self._acquire(self._may_wait) or self.lock.acquire()
-        self._lock = lock
+        self.lock = lock
         self._release = lock.release
         self._may_wait = not hasattr(lock, "try_once")
         self._acquire: Callable[[bool], bool] = getattr(lock, "try_once", lock.acquire)

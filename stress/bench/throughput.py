@@ -131,7 +131,7 @@ def contended_share(effort: Effort, *, page_sets: bool) -> float:
     memory = one_zone(page_sets=page_sets)
     (zone,) = memory.zones
     lock = StatLock(zone.lock, SYNC, zone.number, None, None)
-    zone.lock = lock
+    zone.use_lock(lock)
     several_threads(on_one_zone(memory, MANY_THREADS), effort.threads_s, effort.warm_up_s)
     return lock.contended / max(1, lock.acquisitions)
 

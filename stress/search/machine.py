@@ -48,7 +48,7 @@ class WatchedZone(Zone):
             setattr(zone, name, getattr(self, name)[:])
         zone._frames = zone.state, zone._next, zone._prev, zone.nr_free
         zone.zones_below = zones_below
-        zone.lock = sync.spinlock(f"zone->lock {zone.name}")
+        zone.use_lock(sync.spinlock(f"zone->lock {zone.name}"))
         return zone
 
     def judged_by(self, oracle: Oracle) -> None:
@@ -59,19 +59,13 @@ class WatchedZone(Zone):
         super().rotate_to_front(pfn, order, migratetype)
         if self._oracle is not None:  # the event tells what was done; what was asked for is known here only
             first = self.first_in_list(order, migratetype)
-            self._oracle.expect(
-                first == pfn,
-                "S19",
-                lambda: f"a list is turned to pfn {pfn:#x}, and begins with pfn {first:#x}",
-            )
+            if first != pfn:
+                self._oracle.fail("S19", f"a list is turned to pfn {pfn:#x}, and begins with pfn {first:#x}")
 
     def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
         pfn = super().rmqueue_buddy(order, migratetype, alloc_flags)
-        if pfn >= 0 and self._oracle is not None:
-            value = self.state[pfn - self.base_pfn]
-            self._oracle.expect(
-                not value & REPORTED, "S25", lambda: f"pfn {pfn:#x} is allocated with the Reported bit set"
-            )
+        if pfn >= 0 and self.state[pfn - self.base_pfn] & REPORTED and self._oracle is not None:
+            self._oracle.fail("S25", f"pfn {pfn:#x} is allocated with the Reported bit set")
         return pfn
 
 

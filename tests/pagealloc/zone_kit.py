@@ -16,7 +16,7 @@ START_PFN = 16
 # What a zone is given once and never changes, or cannot be compared.
 _NOT_STATE = {
     "_acquire",
-    "_lock",
+    "lock",
     "_release",
     "layout",
     "page_reporting_notify",

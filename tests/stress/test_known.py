@@ -60,7 +60,7 @@ def test_what_takes_too_much_memory_is_forgotten_and_found_out_again(monkeypatch
 
 
 def state_of(zone: WatchedZone) -> dict[str, object]:
-    names = set(SLOTS) - {"_acquire", "_lock", "_release", "zones_below"}
+    names = set(SLOTS) - {"_acquire", "_release", "lock", "zones_below"}
     return {name: getattr(zone, name) for name in names}
 
 
