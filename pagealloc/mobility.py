@@ -71,16 +71,15 @@ class Mobility(Buddy):
         self.boosted = False  # a boost that kswapd was not woken for yet (ZONE_BOOSTED_WATERMARK)
         self.nr_reserved_highatomic = 0  # pages
         self.nr_isolate_pageblock = 0
-        self.lowmem_reserve = [0] * len(
-            ZONE_NAMES
-        )  # pages withheld from requests that could use the k-th zone
+        # Pages withheld from requests that could use zones up to the k-th.
+        self.lowmem_reserve = [0] * len(ZONE_NAMES)
         self.fast_marks = [0] * len(ZONE_NAMES)  # see `marks_changed`
 
     def marks_changed(self) -> None:
         """Bring `fast_marks` up to date: whoever changes a mark, the boost or a reserve calls this.
 
-        A request that may use zones up to `ZONE_NAMES[k]` and leaves `fast_marks[k]` pages free is above the
-        low mark for certain, so the nearly always only question of `zone_watermark_fast` is one comparison.
+        A request that may use zones up to `ZONE_NAMES[k]`, and leaves `fast_marks[k]` pages free, is above the
+        low mark for certain: one comparison, and nearly always the only one.
         """
         low = self.watermark[WMARK_LOW] + self.watermark_boost + self.nr_reserved_highatomic
         self.fast_marks[:] = [low + reserve for reserve in self.lowmem_reserve]

@@ -31,7 +31,7 @@ from pagealloc.policy import Policy
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 
-PageSet = list[list[int]]  # pfns, by (zone, order, migratetype); see Bounds
+PageSet = list[list[int]]  # pfns, by (zone, order, migratetype); see PcpLists
 
 # The kernel shares a zone's low watermark out to the node's CPUs. How many threads will come is not known.
 EXPECTED_THREADS = 4
@@ -48,7 +48,7 @@ def zone_highsize(managed_pages: int, low_wmark_pages: int) -> int:
     return max(low_wmark_pages // EXPECTED_THREADS, 4 * zone_batchsize(managed_pages))
 
 
-class Bounds(NamedTuple):
+class PcpLists(NamedTuple):
     """One order's lists of a zone, and what of the zone a block on its way to or from them is looked up in."""
 
     first: int  # list of a set, that of migratetype 0
@@ -70,20 +70,20 @@ class PageSets:
         self._orders = orders
         self._lists_per_zone = len(orders) * MIGRATE_PCPTYPES
         # For each zone and order: where its lists begin in a set, and their bounds; None for what does not rest.
-        self._bounds = tuple(
-            tuple(self._bounds_of(zone, order) for order in range(ORDERS_MAX)) for zone in zones
+        self._lists = tuple(
+            tuple(self._lists_of(zone, order) for order in range(ORDERS_MAX)) for zone in zones
         )
         self._threads: list[PageSet] = []
         self._mutex = sync.mutex("page sets")
         self._local = sync.local(self._make, self._retire)
 
-    def _bounds_of(self, zone: Zone, order: int) -> Bounds | None:
+    def _lists_of(self, zone: Zone, order: int) -> PcpLists | None:
         # Once, when the memory is built: later changes of the marks do not change the bounds.
         high_pages = zone_highsize(zone.managed_pages, zone.low_wmark_pages())
         if order not in self._orders or not high_pages >> order:
             return None
         first = zone.number * self._lists_per_zone + self._orders.index(order) * MIGRATE_PCPTYPES
-        return Bounds(
+        return PcpLists(
             first,
             high_pages >> order,
             max(2, zone_batchsize(zone.managed_pages) >> order),
@@ -94,22 +94,22 @@ class PageSets:
         )
 
     def _slots(self, zone: Zone, order: int) -> range:
-        bounds = self._bounds[zone.number][order]
-        return range(bounds.first, bounds.first + MIGRATE_PCPTYPES) if bounds is not None else range(0)
+        lists = self._lists[zone.number][order]
+        return range(lists.first, lists.first + MIGRATE_PCPTYPES) if lists is not None else range(0)
 
     def holds(self, zone: Zone, order: int) -> bool:
         """Whether blocks of this order rest on the sets of this zone at all (`pcp_allowed_order`)."""
-        return self._bounds[zone.number][order] is not None
+        return self._lists[zone.number][order] is not None
 
     def alloc(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
         """Take a block from the calling thread's set, refilled if need be (`rmqueue_pcplist`).
 
         Returns its pfn, or -1 when the zone gives none, and for orders that do not rest on sets.
         """
-        bounds = self._bounds[zone.number][order]
-        if bounds is None:
+        lists = self._lists[zone.number][order]
+        if lists is None:
             return -1
-        first, _, batch, state, base_pfn, _, _ = bounds
+        first, _, batch, state, base_pfn, _, _ = lists
         pages = self._local.value[first + migratetype]
         try:
             pfn = pages.pop()
@@ -134,10 +134,10 @@ class PageSets:
         """
         if not 0 <= order < ORDERS_MAX:
             return False
-        bounds = self._bounds[zone.number][order]
-        if bounds is None:
+        lists = self._lists[zone.number][order]
+        if lists is None:
             return False
-        first, high, batch, state, base_pfn, pageblock_types, pageblock_order = bounds
+        first, high, batch, state, base_pfn, pageblock_types, pageblock_order = lists
         index = pfn - base_pfn
         if state[index] & OWNED_MASK != ALLOCATED | order:
             zone.check_range(pfn, order)

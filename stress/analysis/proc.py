@@ -29,8 +29,8 @@ def zones_at(run: Path, at_s: float) -> list[ZoneCounts]:
     check_is_log(run)
     reader = LogReader(run)
     judge = Judge(lambda invariant, text: None)  # whether it is all right is the business of `verify`
-    called = judge.handlers
-    handlers = {cls: called.get(tag) for tag, cls in EVENTS.items()}
+    by_tag = judge.handlers
+    handlers = {cls: by_tag.get(tag) for tag, cls in EVENTS.items()}
     at_ns = int(at_s * NS)
     try:
         for record in reader:

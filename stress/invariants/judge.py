@@ -2,8 +2,9 @@
 
 What is judged where:
 
-* `ShadowZone`, one for each zone: S1 .. S7, S10, S11, S13, S14, S16, S18 .. S20, S26, and snapshots of the zone;
-* here, what spans zones and threads: S9 (who holds which zone lock), S10 .. S12 and S15 (batches), S16 (zones a
+* `ShadowZone`, one for each zone: S1 .. S7, S10 .. S14 (its blocks and batches), S16, S18 .. S20, S26, and snapshots of
+  the zone;
+* here, what spans zones and threads: S9 (who holds which zone lock), S10 and S15 (one batch at a time), S16 (zones a
   pass may visit), S17 (report calls of a visit), S21 and S24 (who asks for a report), S22 and S23 (devices and
   passes), L1 .. L4 (requests, rest).
 
@@ -52,9 +53,8 @@ class Judge:
     def __init__(self, fail: Fail) -> None:
         self.fail = fail
         self.zones: dict[int, ShadowZone] = {}
-        self.holders: dict[
-            int, int
-        ] = {}  # thread that holds a zone's lock, by the events since the last release
+        # By zone: the thread that holds its lock, by the events since the last release.
+        self.holders: dict[int, int] = {}
         self._asking: dict[int, int] = {}  # threads whose last free must ask for a report: the zone
         self._may_ask: dict[int, int] = {}  # threads whose last zone event was a free: the zone
         self.device: str | None = None
@@ -91,9 +91,8 @@ class Judge:
     @property
     def handlers(self) -> dict[str, Handler]:
         """What to call for each event, with the fields of its record: thread, zone and number, and its own."""
-        zone_events = {*CHANGES, *BEYOND_CHANGES, "mm_page_pcpu_drain", "mm_page_alloc_extfrag"}
         return {
-            **{event: self._zone_handler(event) for event in zone_events},
+            **{event: self._zone_handler(event) for event in ZONE_EVENTS},
             "zone_begin": self.zone_begin,
             "zone_snapshot": self.zone_snapshot,
             "zone_state": self.zone_state,
@@ -113,8 +112,13 @@ class Judge:
         return None
 
     def hear(self, event: str, thread: int, zone: int | None, fields: tuple[Any, ...]) -> None:
-        """Hear what happens to a thread, or to a zone under its lock; nothing, if no rule is about it."""
+        """Hear what happens to a thread, if a rule is about it, or to a zone under its lock.
+
+        Raises KeyError for an event of a zone that is none.
+        """
         if zone is not None:
+            if event not in ZONE_EVENTS:
+                raise KeyError(event)
             self._zone_handler(event)(thread, zone, 0, *fields)
         elif event in THREAD_EVENTS:
             THREAD_EVENTS[event](self, thread, *fields)
@@ -122,14 +126,14 @@ class Judge:
     def _zone_handler(self, event: str) -> Handler:
         change, beyond = CHANGES.get(event), BEYOND_CHANGES.get(event)
 
-        def hear(thread: int, zone: int, seq: int, *fields: Any) -> None:
+        def handle(thread: int, zone: int, seq: int, *fields: Any) -> None:
             self._locked(thread, zone)
             if change is not None:
                 change(self.zones[zone], *fields)
             if beyond is not None:
                 beyond(self, thread, zone, *fields)
 
-        return hear
+        return handle
 
     def _locked(self, thread: int, zone: int) -> None:
         """Account for an event under a zone lock."""
@@ -383,6 +387,8 @@ BEYOND_CHANGES: dict[str, Handler] = {
     "page_reporting_visit": Judge.visited,
     "page_reporting_refused": Judge.refused,
 }
+
+ZONE_EVENTS = {*CHANGES, *BEYOND_CHANGES, "mm_page_pcpu_drain", "mm_page_alloc_extfrag"}
 
 THREAD_EVENTS: dict[str, Handler] = {
     "mm_page_alloc": Judge.mm_page_alloc,

@@ -105,7 +105,9 @@ class Kit:
         boost_factor: int = 0,
     ) -> None:
         """Build zones of (name, pages), with the same marks, and the reporting core; nothing runs yet."""
-        build = Build(zones or (("Normal", 64),), marks, page_sets, layout, boost_factor)
+        named = tuple((name, pages) for name, pages in zones or (("Normal", 64),))
+        min_pages, low_pages, high_pages = marks
+        build = Build(named, (min_pages, low_pages, high_pages), page_sets, layout, boost_factor)
         machine = self._machines.get(build)
         if machine is None:
             machine = self._machines[build] = boot(build, self.policy)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pagealloc.mmzone import Layout
 from stress.invariants import Judge, ShadowZone
 from stress.invariants.shadow import Fail
 from stress.search.lockdep import Lockdep
@@ -35,7 +36,9 @@ class Known:
     judges: dict[tuple[Any, ...], Judge] = field(default_factory=dict)  # by their keys
     shadows: dict[tuple[Any, ...], ShadowZone] = field(default_factory=dict)  # by their keys
     agreed: dict[ShadowZone, list[State]] = field(default_factory=dict)  # zones that are what the shadow says
-    valid: dict[tuple[int, bytes], list[State]] = field(default_factory=dict)  # by first pfn and frames
+    valid: dict[tuple[Layout, int, bytes], list[State]] = field(
+        default_factory=dict
+    )  # the last is the frames
 
     def trim(self) -> None:
         """Forget what takes too much memory by now."""
@@ -55,12 +58,16 @@ class Known:
         before, event, thread, zone, fields = heard
         judge = before.twin(fail)
         judge.hear(event, thread, zone, fields)
+        self.after[heard] = judge = self.keep(judge)
+        return judge
+
+    def keep(self, judge: Judge) -> Judge:
+        """Return the judge who knows the same and is kept: this one, unless there is one already."""
         judge.fail = _unheard  # it outlives this execution
         for number, shadow in judge.zones.items():
             shadow.fail = _unheard
             judge.zones[number] = self.shadows.setdefault(shadow.key(), shadow)
-        self.after[heard] = judge = self.judges.setdefault(judge.key(), judge)
-        return judge
+        return self.judges.setdefault(judge.key(), judge)
 
 
 def _unheard(invariant: str, text: str) -> None:

@@ -104,8 +104,20 @@ class WatchedMemory(Memory):
         memory._last_zone = memory.zones[-1]  # noqa: SLF001 - ours
         memory._requests = {}  # noqa: SLF001 - the old ones name zones
         if memory.page_sets is not None:
-            memory.page_sets = PageSets(memory.zones, memory.policy, sync)
+            memory.page_sets = self._twin_of_page_sets(memory.page_sets, memory.zones, sync)
         return memory
+
+    def _twin_of_page_sets(self, page_sets: PageSets, zones: Sequence[WatchedZone], sync: Sync) -> PageSets:
+        """Return page sets of the same size: it goes by the marks at the time when a memory is built."""
+        twin = PageSets(zones, self.policy, sync)
+        twin._lists = tuple(  # noqa: SLF001 - ours
+            tuple(
+                lists and lists._replace(state=zone.state, pageblock_types=zone.pageblock_types)
+                for lists in of_zone
+            )
+            for zone, of_zone in zip(zones, page_sets._lists, strict=True)  # noqa: SLF001
+        )
+        return twin
 
 
 class Machine(NamedTuple):

@@ -155,6 +155,10 @@ class Oracle:
             zone.nr_free_pages,
             zone.pageblock_types,
             zone.watermark,
+            zone.watermark_boost,
+            zone.nr_reserved_highatomic,
+            zone.lowmem_reserve,
+            zone.fast_marks,
         )
         shadow = self.judge.zones[zone.number]
         if state not in self._agreed.get(shadow, ()):
@@ -162,7 +166,7 @@ class Oracle:
 
     def _look(self, zone: WatchedZone, shadow: ShadowZone, state: State) -> None:
         """Judge a state by itself, unless it was met before, and against its events; remember that both hold."""
-        alike = self._valid.setdefault((zone.start_pfn, bytes(zone.state)), [])
+        alike = self._valid.setdefault((zone.layout, zone.start_pfn, bytes(zone.state)), [])
         good = next((known for known in alike if known == state), None)
         if good is None:
             problems = validate(zone).problems
@@ -197,8 +201,9 @@ class Oracle:
 
     def forgive_errors(self) -> None:
         """Hold what comes against the rules as if no report had failed so far."""
-        self.judge = self.judge.twin(self.fail)
-        self.judge.errors = 0
+        forgiving = self.judge.twin(self.fail)
+        forgiving.errors = 0
+        self.judge = self._known.keep(forgiving)
 
     def check_rest(self, reporting: PageReporting, *, all_reported: bool) -> None:
         """Judge a system at rest: no task can go on, no timer is armed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ if not gil_enabled():
     pytest.skip("importing greenlet would give this interpreter its GIL back", allow_module_level=True)
 pytest.importorskip("greenlet", reason="schedule search needs greenlet")
 
+from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.page_flags import REPORTED
 from pagealloc.zone import Zone
 from stress.mutants import planted
@@ -133,9 +135,20 @@ def retag_a_pageblock(zone: Zone) -> None:
     zone.pageblock_types[0] = 2
 
 
+def let_a_sum_of_marks_go_stale(zone: Zone) -> None:
+    zone.lock.release()  # it is looked at as it should be, and
+    zone.lock.acquire()  # what was found right must not hide what follows
+    zone.fast_marks[0] += 1
+
+
 @pytest.mark.parametrize(
     ("change", "invariant"),
-    [(exchange_two_blocks, "S19"), (flag_a_block, "S13"), (retag_a_pageblock, "S6")],
+    [
+        (exchange_two_blocks, "S19"),
+        (flag_a_block, "S13"),
+        (retag_a_pageblock, "S6"),
+        (let_a_sum_of_marks_go_stale, "S1..S5"),
+    ],
 )
 def test_a_change_that_no_event_tells_is_seen_when_the_lock_is_given_back(
     change: Callable[[Zone], None], invariant: str
@@ -145,3 +158,36 @@ def test_a_change_that_no_event_tells_is_seen_when_the_lock_is_given_back(
 
 def test_an_event_of_a_zone_without_its_lock_is_a_violation() -> None:
     assert violation(lambda zone: zone.set_pageblock_migratetype(0, 2), locked=False) == "S9"
+
+
+def test_an_event_of_a_zone_that_is_none_is_no_event() -> None:
+    def misspell(zone: Zone) -> None:
+        assert zone.trace is not None
+        zone.trace("page_reporting_putbak", zone.start_pfn, 3)
+
+    assert violation(misspell) == "exception"
+
+
+def test_page_sets_are_as_large_in_a_search_as_in_the_memory_that_was_built() -> None:
+    held = []
+
+    def body(kit: Kit) -> None:
+        kit.build(("Normal", 64), page_sets=True)
+        sets = kit.memory.page_sets
+        assert sets is not None
+        held.append([order for order in range(LAYOUT.nr_orders) if sets.holds(kit.zones[0], order)])
+
+    Program("sizes", body, PRESETS["v6.1"]).execute(RandomWalk(1))
+    memory = Memory([ZoneSpec("Normal", 64)], layout=LAYOUT, ram=None)
+    assert memory.page_sets is not None
+    assert held == [
+        [order for order in range(LAYOUT.nr_orders) if memory.page_sets.holds(memory.zones[0], order)]
+    ]
+    assert held[0], "a memory of this size has page sets"
+
+
+def test_a_search_keeps_no_execution_alive() -> None:
+    subject = program("failure-is-retried", "v6.1")
+    verdicts(subject, 20)
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, World)]
