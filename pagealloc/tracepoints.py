@@ -26,9 +26,8 @@ from pagealloc.sync import Lock, Sync
 RECORDS_MAX = 1 << 17  # in one thread's buffer: some 25 MB when it is full
 ROOM_INTERVAL_S = 0.002
 
-Record = tuple[
-    Any, ...
-]  # (event, nanoseconds, fields), and under a zone lock the zone's number and the record's
+# (event, nanoseconds, fields), and under a zone lock the zone's number and the record's.
+Record = tuple[Any, ...]
 
 
 class Trace(Protocol):

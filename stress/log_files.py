@@ -18,9 +18,8 @@ def log_files(run: Path) -> list[Path]:
             f"{run}: no such run directory" if not run.exists() else f"{run}: expected a run directory"
         )
     files = sorted(path for path in run.glob("events*.ndjson*") if path.suffix in (".ndjson", ".gz"))
-    packed = {
-        path.stem for path in files if path.suffix == ".gz"
-    }  # whoever packs was killed before it was done
+    # A file that is there in both forms: whoever packs was killed before it was done.
+    packed = {path.stem for path in files if path.suffix == ".gz"}
     files = [path for path in files if path.name not in packed]
     params = run / "params.json"
     if not files and params.exists() and '"log": "off"' in params.read_text(encoding="utf-8"):

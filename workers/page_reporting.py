@@ -181,10 +181,6 @@ class Registration:
         self.work = DelayedWork(f"page_reporting_process {device.name}", process)
 
 
-def _nobody_listens(event: str, /, *fields: object) -> None:
-    """Stand in for the trace while there is none."""
-
-
 class PageReporting:
     """The reporting core over some zones: one device, one worker."""
 
@@ -210,17 +206,7 @@ class PageReporting:
         self._leaving: Registration | None = None
         self._running: Registration | None = None
         self._alloc_scatterlist = alloc_scatterlist
-        self.trace = None
-
-    @property
-    def trace(self) -> Trace | None:
-        """Who is told of passes, batches and requests."""
-        return self._trace
-
-    @trace.setter
-    def trace(self, trace: Trace | None) -> None:
-        self._trace = trace
-        self._tell: Trace = _nobody_listens if trace is None else trace
+        self.trace: Trace | None = None  # told of passes, batches and requests
 
     # -- registration ------------------------------------------------------------------------------------
 
@@ -303,8 +289,8 @@ class PageReporting:
 
     def notify(self) -> None:
         """Hear of a free of `page_reporting_order` or more. Called under a zone lock; never waits."""
-        trace = self._trace
-        if trace is not None:  # no call of `_tell`: a large free comes by here each time
+        trace = self.trace
+        if trace is not None:
             trace("page_reporting_notify")
         registration = self._registered
         if registration is not None:
@@ -319,6 +305,10 @@ class PageReporting:
         if old != PAGE_REPORTING_IDLE:
             return
         self._workqueue.queue_delayed_work(registration.work, self.delay_s)
+
+    def _tell(self, event: str, *fields: object) -> None:
+        if self.trace is not None:
+            self.trace(event, *fields)
 
     # -- the worker --------------------------------------------------------------------------------------
 

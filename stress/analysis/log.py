@@ -27,9 +27,8 @@ from stress.log_files import BadLog, log_files
 from stress.log_reader import check_is_log
 
 MEMORY_LIMIT = "512MiB"
-LINE_BYTES_MAX = (
-    32 << 20
-)  # a snapshot of a zone in small pieces is one long line; two such buffers for each thread
+# A snapshot of a zone in small pieces is one long line; two such buffers for each thread.
+LINE_BYTES_MAX = 32 << 20
 
 
 class RunLog:

@@ -36,9 +36,8 @@ class Known:
     judges: dict[tuple[Any, ...], Judge] = field(default_factory=dict)  # by their keys
     shadows: dict[tuple[Any, ...], ShadowZone] = field(default_factory=dict)  # by their keys
     agreed: dict[ShadowZone, list[State]] = field(default_factory=dict)  # zones that are what the shadow says
-    valid: dict[tuple[Layout, int, bytes], list[State]] = field(
-        default_factory=dict
-    )  # the last is the frames
+    # States that are valid by themselves, by layout, first pfn and frames.
+    valid: dict[tuple[Layout, int, bytes], list[State]] = field(default_factory=dict)
 
     def trim(self) -> None:
         """Forget what takes too much memory by now."""
