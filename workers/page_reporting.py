@@ -166,19 +166,25 @@ class PageReportingStats:
         self.reported_bytes = 0
 
 
-class Registration:
-    """One stay of a device: its state and its work, new with every `register`."""
+class Registration(DelayedWork):
+    """One stay of a device: its state and its work in one, new with every `register`.
 
-    __slots__ = ("capacity", "device", "order", "state", "work")
+    It is the work itself, which is how a pass knows whose it is (`container_of`).
+    """
+
+    __slots__ = ("capacity", "device", "order", "state")
 
     def __init__(
-        self, device: PageReportingDevice, order: int, sync: Sync, process: Callable[[], None]
+        self, device: PageReportingDevice, order: int, sync: Sync, process: Callable[[Registration], None]
     ) -> None:
+        super().__init__(f"page_reporting_process {device.name}", process)
         self.device = device
         self.order = order
         self.capacity = device.capacity
         self.state = sync.atomic(f"state of {device.name}", PAGE_REPORTING_IDLE)
-        self.work = DelayedWork(f"page_reporting_process {device.name}", process)
+
+    def run(self) -> None:
+        self.function(self)
 
 
 class PageReporting:
@@ -226,7 +232,7 @@ class PageReporting:
             order = device.order or layout.pageblock_order
             if not 0 < order < layout.nr_orders:
                 raise ValueError(f"order is {device.order}, expected 0 .. {layout.top_order}")
-            registration = Registration(device, order, self._sync, lambda: self.process(registration))
+            registration = Registration(device, order, self._sync, self.process)
             self._tell("page_reporting_register", device.name, order, device.capacity)
             self.request(registration)
             self._registered = registration
@@ -260,7 +266,7 @@ class PageReporting:
             return False
         self._registered = None
         self._synchronize_rcu()
-        self._workqueue.bar(leaving.work)
+        self._workqueue.bar(leaving)
         self._leaving = leaving
         return True
 
@@ -268,7 +274,7 @@ class PageReporting:
         """Wait for the pass that may still run. Raises ReporterStuck after `timeout_s`."""
         leaving = self._leaving
         assert leaving is not None, "begin_unregister comes first"
-        if not self._workqueue.cancel_delayed_work_sync(leaving.work, timeout_s):
+        if not self._workqueue.cancel_delayed_work_sync(leaving, timeout_s):
             raise ReporterStuck(
                 f"device {leaving.device.name} cannot be unregistered: {self.describe_flight()}"
             )
@@ -304,7 +310,7 @@ class PageReporting:
         self._tell("page_reporting_request", STATE_NAMES[old])
         if old != PAGE_REPORTING_IDLE:
             return
-        self._workqueue.queue_delayed_work(registration.work, self.delay_s)
+        self._workqueue.queue_delayed_work(registration, self.delay_s)
 
     def _tell(self, event: str, *fields: object) -> None:
         if self.trace is not None:
@@ -331,7 +337,7 @@ class PageReporting:
         finally:
             found = registration.state.cmpxchg(PAGE_REPORTING_ACTIVE, PAGE_REPORTING_IDLE)
             if found == PAGE_REPORTING_REQUESTED:
-                self._workqueue.queue_delayed_work(registration.work, self.delay_s)
+                self._workqueue.queue_delayed_work(registration, self.delay_s)
             self._running = None
             self._tell("page_reporting_pass_end", self.stats.passes, STATE_NAMES[found], lost)
 
@@ -454,7 +460,7 @@ class PageReporting:
         try:
             registration.device.reporter.report(zone, batch)
         except Exception as raised:
-            error = raised
+            error = raised.with_traceback(None)  # this frame is in it, and would keep itself and all it knows
         except SystemExit as raised:
             error = PageReportingError(f"the reporter called sys.exit({raised.code!r})")
         except BaseException:
@@ -500,7 +506,7 @@ class PageReporting:
 
     def pending(self) -> bool:
         """Whether a pass is armed."""
-        return self._registered is not None and self._workqueue.pending(self._registered.work)
+        return self._registered is not None and self._workqueue.pending(self._registered)
 
     def running(self) -> bool:
         """Whether a pass is under way."""
@@ -509,12 +515,12 @@ class PageReporting:
     def settled(self) -> bool:
         """Whether no pass runs and none is armed."""
         registration = self._registered or self._leaving
-        return registration is None or self._workqueue.idle(registration.work)
+        return registration is None or self._workqueue.idle(registration)
 
     def run_now(self) -> bool:
         """Make the armed pass on the calling thread, on a workqueue that was not started; False if none is."""
         registration = self._registered
-        return registration is not None and self._workqueue.run_now(registration.work)
+        return registration is not None and self._workqueue.run_now(registration)
 
     def describe_flight(self) -> str:
         """Say in one line which batch the reporter has, and for how long."""

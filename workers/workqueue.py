@@ -22,12 +22,16 @@ class DelayedWork:
 
     __slots__ = ("barred", "due", "function", "name", "running")
 
-    def __init__(self, name: str, function: Callable[[], None]) -> None:
+    def __init__(self, name: str, function: Callable[..., None]) -> None:
         self.name = name
         self.function = function
         self.due: tuple[float, int] | None = None  # (deadline, ticket) while pending
         self.running = False
         self.barred = False  # a cancel waits: nothing may be queued
+
+    def run(self) -> None:
+        """Do the work. A work that is part of something larger may hand itself to the function."""
+        self.function()
 
 
 class Workqueue:
@@ -111,7 +115,7 @@ class Workqueue:
                 return False
             self._begin(work)
         try:
-            work.function()
+            work.run()
         finally:
             with self._changed:
                 self._end(work)
@@ -139,7 +143,7 @@ class Workqueue:
         work: DelayedWork | None = None
         try:
             while (work := self._next(work)) is not None:
-                work.function()
+                work.run()
         except BaseException as failure:
             self.failure = failure
             if work is not None:

@@ -19,14 +19,14 @@ LIFE = {
                 PageReporting,
                 "begin_unregister",
                 """
-                - self._workqueue.bar(leaving.work)
+                - self._workqueue.bar(leaving)
                 """,
             ),
             edited(
                 PageReporting,
                 "finish_unregister",
                 """
-                - if not self._workqueue.cancel_delayed_work_sync(leaving.work, timeout_s):
+                - if not self._workqueue.cancel_delayed_work_sync(leaving, timeout_s):
                 -     raise ReporterStuck(
                 -         f"device {leaving.device.name} cannot be unregistered: {self.describe_flight()}"
                 -     )
@@ -42,17 +42,17 @@ LIFE = {
                 PageReporting,
                 "begin_unregister",
                 """
-                + self._workqueue.cancel_delayed_work_sync(leaving.work)
+                + self._workqueue.cancel_delayed_work_sync(leaving)
                   self._registered = None
 
-                - self._workqueue.bar(leaving.work)
+                - self._workqueue.bar(leaving)
                 """,
             ),
             edited(
                 PageReporting,
                 "finish_unregister",
                 """
-                - if not self._workqueue.cancel_delayed_work_sync(leaving.work, timeout_s):
+                - if not self._workqueue.cancel_delayed_work_sync(leaving, timeout_s):
                 -     raise ReporterStuck(
                 -         f"device {leaving.device.name} cannot be unregistered: {self.describe_flight()}"
                 -     )
@@ -98,7 +98,7 @@ LIFE = {
                 - self.request(registration)
 
                 + registration.state.store(PAGE_REPORTING_IDLE)
-                + registration.work = DelayedWork(device.name, lambda: self.process(registration))
+                + self._registered = registration = Registration(device, order, self._sync, self.process)
                 + self.request(registration)
                   return order
                 """,

@@ -48,7 +48,7 @@ STATES = {
                 "process",
                 """
                 - if found == PAGE_REPORTING_REQUESTED:
-                -     self._workqueue.queue_delayed_work(registration.work, self.delay_s)
+                -     self._workqueue.queue_delayed_work(registration, self.delay_s)
                 """,
             ),
         ),

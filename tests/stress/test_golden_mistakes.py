@@ -190,8 +190,8 @@ def worker_forgets_to_arm_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def forgetful(reporting: PageReporting, registration: Any) -> None:
         process(reporting, registration)
-        reporting._workqueue.bar(registration.work)
-        registration.work.barred = False
+        reporting._workqueue.bar(registration)
+        registration.barred = False
 
     monkeypatch.setattr(PageReporting, "process", forgetful)
 

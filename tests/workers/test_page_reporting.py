@@ -346,10 +346,10 @@ def test_a_pass_is_due_one_delay_after_its_request(islands: Zone) -> None:
     register(reporting, Recorder())
     registration = reporting._registered
     assert registration is not None
-    assert registration.work.due == (1002.5, 1)
+    assert registration.due == (1002.5, 1)
     settle(reporting)
     free(islands, 96, ORDER)
-    assert registration.work.due == (1002.5, 2)
+    assert registration.due == (1002.5, 2)
 
 
 def test_a_budget_that_ends_asks_for_another_pass(islands: Zone, build_reporting: BuildReporting) -> None:
