@@ -39,18 +39,24 @@ class ControlledLock(Subject):
     def acquire(self, blocking: bool = True, /) -> bool:
         world = self.world
         task = world.current
-        if self.owner is task and blocking and not world.aborting:
-            world.fail("deadlock", f"{task.name} acquires {self.name}, which it holds already")
         world.point("acquire", self)
-        while self.owner is not None and not world.aborting:
+        if self.owner is not None:
             if not blocking:
                 return False
-            world.block(self, "acquire")
+            self._wait(task)
         self.owner = task
         if task.held and self._lockdep is not None and not world.aborting:
             self._lockdep.acquired(world, task, self)
         task.held.append(self)
         return True
+
+    def _wait(self, task: Task) -> None:
+        """Stay until nobody has the lock."""
+        world = self.world
+        if self.owner is task and not world.aborting:
+            world.fail("deadlock", f"{task.name} acquires {self.name}, which it holds already")
+        while self.owner is not None and not world.aborting:
+            world.block(self, "acquire")
 
     def release(self) -> None:
         world = self.world
@@ -81,45 +87,42 @@ class ControlledLock(Subject):
         return self.owner is self.world.current or self.world.aborting
 
 
-class ControlledCondition(Subject):
-    """A condition variable with a lock of its own."""
+class ControlledCondition(ControlledLock):
+    """A condition variable, and its lock."""
 
-    __slots__ = ("lock", "world")
+    __slots__ = ("_changed",)
 
     def __init__(self, world: World, name: str, lockdep: Lockdep | None) -> None:
-        super().__init__(name)
-        self.world = world
-        self.lock = ControlledLock(world, f"lock of {name}", lockdep)
+        super().__init__(world, f"lock of {name}", lockdep)
+        self._changed = Subject(name)
 
-    def __enter__(self) -> bool:
-        return self.lock.acquire()
+    __enter__ = ControlledLock.acquire
 
     def __exit__(self, exc_type: object, exc: object, tb: object, /) -> None:
-        self.lock.release()
+        self.release()
 
     def wait(self, timeout_s: float | None = None, /) -> bool:
-        world, lock = self.world, self.lock
-        self._expect_lock("wait for")
+        world = self.world
+        self._expect_held("wait for")
         if world.aborting:
             raise GreenletExit
         task = world.current
-        lock.give_up()
-        notified = world.block(self, "wait", timeout_s)
-        while lock.owner is not None and not world.aborting:
-            world.block(lock, "acquire")
-        lock.owner = task
-        task.held.append(lock)
+        self.give_up()
+        notified = world.block(self._changed, "wait", timeout_s)
+        self._wait(task)
+        self.owner = task
+        task.held.append(self)
         if not world.aborting:
-            world.step(task, "acquire", lock)
+            world.step(task, "acquire", self)
         return notified
 
     def notify_all(self) -> None:
-        self._expect_lock("notify")
-        self.world.wake(self)
+        self._expect_held("notify")
+        self.world.wake(self._changed)
 
-    def _expect_lock(self, what: str) -> None:
-        if not self.lock.held_by_current():
-            raise RuntimeError(f"{what} {self.name} without its lock")
+    def _expect_held(self, what: str) -> None:
+        if self.owner is not self.world.current and not self.world.aborting:
+            raise RuntimeError(f"{what} {self._changed.name} without its lock")
 
 
 class ControlledEvent(Subject):

@@ -91,13 +91,15 @@ class Program:
             world.run(lambda: self._body(kit))
         except ScheduleError:
             raise
-        except (Abandoned, Violation):
-            pass
+        except (Abandoned, Violation) as failure:
+            failure.with_traceback(None)  # it knows the world, which knows the failure
         except Exception as error:
             # An assertion or an exception of the product is a finding like any other.
             where = extract_tb(error.__traceback__)[-1]
             place = f"{Path(where.filename).name}:{where.lineno}"
             world.failure = Violation("exception", f"{type(error).__name__}: {error} ({place})")
+        finally:
+            kit.close()
         return world
 
 

@@ -51,8 +51,8 @@ class WatchedZone(Zone):
         zone.use_lock(sync.spinlock(f"zone->lock {zone.name}"))
         return zone
 
-    def judged_by(self, oracle: Oracle) -> None:
-        """Let every step be judged from here on."""
+    def judged_by(self, oracle: Oracle | None) -> None:
+        """Let every step be judged from here on, or none."""
         self._oracle = oracle
 
     def rotate_to_front(self, pfn: int, order: int, migratetype: int) -> None:

@@ -88,6 +88,13 @@ class Oracle:
             lock.on_release = self._on_release(zone)
         memory.trace = reporting.trace = self.thread_trace
 
+    def part(self) -> None:
+        """Leave the zones alone, and see that they know nobody any more."""
+        for zone in self._zones:
+            del zone.trace, zone.page_reporting_notify
+            zone.judged_by(None)
+            cast("ControlledLock", zone.lock).on_release = None
+
     def thread_trace(self, event: str, /, *fields: Any) -> None:
         """Hear of an event that happens to a task."""
         world = self.world
@@ -134,10 +141,9 @@ class Oracle:
         world, after, number = self.world, self._after, zone.number
 
         def on_release() -> None:
-            if not world.aborting:
-                self.check_zone(zone)
-                heard = (self.judge, "lock_release", world.current.number, number, ())
-                self.judge = after.get(heard) or self._first(heard)
+            self.check_zone(zone)
+            heard = (self.judge, "lock_release", world.current.number, number, ())
+            self.judge = after.get(heard) or self._first(heard)
 
         return on_release
 
@@ -147,10 +153,7 @@ class Oracle:
             return
         # All that a look judges. The very state that agreed with this very shadow before agrees again.
         state = (
-            zone.state,
-            zone._next,  # noqa: SLF001 - the lists themselves are what is judged
-            zone._prev,  # noqa: SLF001
-            zone.nr_free,
+            zone._frames,  # noqa: SLF001 - the lists themselves are what is judged
             zone.nr_reported,
             zone.nr_free_pages,
             zone.pageblock_types,
@@ -172,7 +175,8 @@ class Oracle:
             problems = validate(zone).problems
             if problems:
                 self.fail("S1..S5", "; ".join(problems[:3]))
-            good = tuple(map(copied, state))
+            frames, *rest = state
+            good = (tuple(map(copied, frames)), *map(copied, rest))
             remember(alike, good)
         base = zone.base_pfn
         reported = {base + match.start() for match in REPORTED_HEADS.finditer(zone.state)}

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import groupby
+from typing import NamedTuple
 
-from stress.search.strategy import stay
+from stress.search.strategy import Replay, stay
 from stress.search.world import Chooser, Task, Violation, World
 
 Turn = tuple[int, int]  # (number of a task, picks in a row)
@@ -50,26 +51,57 @@ class Turns:
         return min(next(self._drawn, 0), n - 1)
 
 
+class Recorder:
+    """Chooses what another one does, and keeps the tasks' numbers and the numbers drawn."""
+
+    def __init__(self, chooser: Chooser) -> None:
+        self._chooser = chooser
+        self.picked: list[int] = []
+        self.drawn: list[int] = []
+
+    def pick(self, world: World, candidates: list[Task], current: Task | None) -> int:
+        at = self._chooser.pick(world, candidates, current)
+        self.picked.append(candidates[at].number)
+        return at
+
+    def draw(self, world: World, n: int) -> int:
+        self.drawn.append(self._chooser.draw(world, n))
+        return self.drawn[-1]
+
+
+class Attempt(NamedTuple):
+    """An execution, and what was chosen in it."""
+
+    world: World
+    picked: list[int]
+    drawn: list[int]
+
+
+def _attempt(execute: Execute, chooser: Chooser) -> Attempt:
+    recorder = Recorder(chooser)
+    return Attempt(execute(recorder), recorder.picked, recorder.drawn)
+
+
 def shrink(execute: Execute, world: World) -> World:
-    """Return the simplest failing execution that was found, `world` itself at worst."""
-    assert isinstance(world.failure, Violation)
-    best, trials = world, 0
+    """Return the simplest failing execution that was found, `world` again at worst."""
+    best, trials = _attempt(execute, Replay(world.schedule)), 0
+    assert isinstance(best.world.failure, Violation), "a schedule fails whenever it is replayed"
     improved = True
     while improved and trials < TRIALS_MAX:
         improved = False
         for turns, drawn in _simpler_ones(_turns(best), best.drawn):
-            candidate = execute(Turns(turns, drawn))
+            candidate = _attempt(execute, Turns(turns, drawn))
             trials += 1
             if _is_simpler(candidate, best):
                 best, improved = candidate, True
                 break
             if trials == TRIALS_MAX:
                 break
-    return best
+    return best.world
 
 
-def _turns(world: World) -> list[Turn]:
-    return [(task, len(list(picks))) for task, picks in groupby(world.picked)]
+def _turns(attempt: Attempt) -> list[Turn]:
+    return [(task, len(list(picks))) for task, picks in groupby(attempt.picked)]
 
 
 def _simpler_ones(turns: list[Turn], drawn: list[int]) -> Iterator[tuple[list[Turn], list[int]]]:
@@ -97,14 +129,14 @@ def _simpler_ones(turns: list[Turn], drawn: list[int]) -> Iterator[tuple[list[Tu
             yield turns, [*drawn[:at], 0, *drawn[at + 1 :]]
 
 
-def _is_simpler(world: World, than: World) -> bool:
-    failure, wanted = world.failure, than.failure
+def _is_simpler(attempt: Attempt, than: Attempt) -> bool:
+    failure, wanted = attempt.world.failure, than.world.failure
     if not isinstance(failure, Violation) or not isinstance(wanted, Violation):
         return False
     if failure.invariant != wanted.invariant:
         return False
-    return _complexity(world) < _complexity(than)
+    return _complexity(attempt) < _complexity(than)
 
 
-def _complexity(world: World) -> tuple[int, int, int]:
-    return world.switches, sum(world.drawn), len(world.schedule)
+def _complexity(attempt: Attempt) -> tuple[int, int, int]:
+    return attempt.world.switches, sum(attempt.drawn), len(attempt.world.schedule)

@@ -193,7 +193,7 @@ class DepthFirst:
         self._bound = preemptions
         self._path: list[_Choice] = []
         self._depth = 0
-        self._seen: dict[tuple[int, int, int, float], int] = {}
+        self._seen: dict[tuple[int, int, int], int] = {}
         self.executions = 0
         self._pruned = 0
         self._started = False
@@ -226,7 +226,7 @@ class DepthFirst:
         if self._depth < len(self._path):
             return self._follow()
         running = -1 if current is None else current.number
-        key = (world.history, world.data_history, running, world.now_s)
+        key = (world.history, world.data_history, running)
         used = self._seen.get(key)
         if used is not None and used <= world.preemptions:
             raise Abandoned

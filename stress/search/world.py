@@ -14,10 +14,10 @@ ints that replays the execution.
 
 **Which executions are the same?** Two schedules that differ only in the order of steps that cannot see each
 other's effects lead to the same state. Each step's hash covers its task's past, the past of the object that
-it operates on, the clock, and the past of the shared data: every step may read that data, because the product
-peeks without locks, and whoever holds a lock may have written it. `history` sums the tasks' hashes; equal
-`history`, `data_history` and clock mean equal states, whatever order was taken (a Mazurkiewicz trace,
-fingerprinted).
+it operates on, and the past of the shared data: every step may read that data, because the product peeks
+without locks, and whoever holds a lock may have written it. The clock is shared data, too. `history` puts the
+tasks' hashes together; equal `history` and `data_history` mean equal states, whatever order was taken (a
+Mazurkiewicz trace, fingerprinted).
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ class Task:
         "name",
         "number",
         "op",
-        "timed_out",
         "wait_is_quiet",
         "waits_for",
     )
@@ -92,7 +91,6 @@ class Task:
         self.waits_for: Subject | None = None
         self.wait_is_quiet = False
         self.deadline_s: float | None = None
-        self.timed_out = False
         self.held: list[Subject] = []  # the locks that it has
         self.op = ""  # what it does while it waits
         self.history = hash((number, name))
@@ -174,9 +172,7 @@ class World:
         self.tasks: list[Task] = []
         self.current: Task
         self.now_s = 0.0
-        self.schedule: list[int] = []
-        self.picked: list[int] = []  # of the schedule, the picks: the numbers of the tasks
-        self.drawn: list[int] = []  # of the schedule, the draws
+        self.schedule: list[int] = []  # positions among the candidates, and numbers drawn
         self.steps = 0
         self.preemptions = 0
         self.switches = 0
@@ -192,7 +188,6 @@ class World:
         self._last_steps: list[tuple[Task, str]] = []
         self._hub = self.running()
         self.data_history = 0  # of the writes to shared data, in their order
-        self._data_readers = 0
         self._ready: list[Task] = []  # who can go on, in the order of their numbers
 
     # -- running -----------------------------------------------------------------------------------------
@@ -208,7 +203,7 @@ class World:
             if not candidates:
                 break
             try:
-                self._switch_to(self._pick(candidates, None), "has ended")
+                self._switch_to(self._pick(candidates, None))
             except GreenletExit:
                 break
         alive = [task for task in self.tasks if not task.done]
@@ -229,7 +224,8 @@ class World:
     @property
     def history(self) -> int:
         """What has happened so far, whatever order independent steps had: see the module's text."""
-        return sum(task.history for task in self.tasks)
+        # No sum: a tuple's hash is so nearly linear in the last element that two tasks could swap theirs unseen.
+        return hash(tuple([task.history for task in self.tasks]))
 
     def _body(self, task: Task, target: Callable[[], None]) -> None:
         try:
@@ -266,7 +262,7 @@ class World:
             chosen = self._pick(candidates, task)
             if chosen is not task:
                 self.preemptions += 1
-                self._switch_to(chosen, "preempted")
+                self._switch_to(chosen)
         self.step(task, op, subject)
 
     def block(
@@ -282,8 +278,8 @@ class World:
         task.waits_for = subject
         subject.waiters += 1
         task.wait_is_quiet = quiet
-        task.deadline_s = None if timeout_s is None else self.now_s + max(0.0, timeout_s)
-        task.timed_out = False
+        if timeout_s is not None:
+            task.deadline_s = self.now_s + max(0.0, timeout_s)
         if timeout_s is None or self.virtual:
             self._ready.remove(task)
         candidates = self._ready or self._last_resort()
@@ -292,14 +288,18 @@ class World:
         else:
             chosen = self._pick(candidates, None)
             if chosen is not task:
-                self._switch_to(chosen, f"waits: {op} {subject.name}")
-        if task.waits_for is not None:
-            subject.waiters -= 1  # nobody woke it
+                self._switch_to(chosen)
+        woken = task.waits_for is None
+        if not woken:
+            subject.waiters -= 1
             self._can_go_on(task)
+            if task.deadline_s is not None and task.deadline_s > self.now_s:
+                self.now_s = task.deadline_s
+                self.publish(task)
         task.deadline_s = None
         task.wait_is_quiet = False
-        self.step(task, "timeout" if task.timed_out else "wake", subject)
-        return not task.timed_out
+        self.step(task, "wake" if woken or quiet else "timeout", subject)
+        return woken or quiet
 
     def wake(self, subject: Subject) -> None:
         """Let every task that waits for `subject` be picked; who comes first is a choice."""
@@ -318,7 +318,6 @@ class World:
         except (Abandoned, ScheduleError) as failure:
             self.end(failure)
         self.schedule.append(value)
-        self.drawn.append(value)
         task = self.current
         task.history = hash((task.history, "draw", value))
         return value
@@ -351,45 +350,47 @@ class World:
 
     def _last_resort(self) -> list[Task]:
         """Find who can go on when nobody else can: a virtual world's earliest timer, or who waits for quiet."""
-        alive = [task for task in self.tasks if not task.done]
-        timed = [task for task in alive if task.deadline_s is not None]
-        if timed:
-            return [min(timed, key=lambda task: task.deadline_s or 0.0)]
-        return [task for task in alive if task.wait_is_quiet]
+        if self.virtual:
+            timed = [task for task in self.tasks if task.deadline_s is not None]
+            if timed:
+                return [min(timed, key=lambda task: task.deadline_s or 0.0)]
+        return [task for task in self.tasks if task.wait_is_quiet]
 
     def _pick(self, candidates: list[Task], current: Task | None) -> Task:
         if len(candidates) == 1:
-            chosen = candidates[0]
-        else:
-            try:
-                at = self._choose(self, candidates, current)
-            except (Abandoned, ScheduleError) as failure:
-                self.end(failure)
-            chosen = candidates[at]
-            self.schedule.append(at)
-            self.picked.append(chosen.number)
-        if chosen.waits_for is not None and chosen.deadline_s is not None:
-            chosen.timed_out = True
-            self.now_s = max(self.now_s, chosen.deadline_s)
-        return chosen
+            return candidates[0]
+        try:
+            at = self._choose(self, candidates, current)
+        except (Abandoned, ScheduleError) as failure:
+            self.end(failure)
+        self.schedule.append(at)
+        return candidates[at]
 
-    def _switch_to(self, task: Task, reason: str) -> None:
+    def _switch_to(self, task: Task) -> None:
         self.switches += 1
         if self.log is not None and self.steps:
-            self.log.append(LogEntry("switch", self.current.number, reason, task.name, self.now_s))
+            self._log_switch(self.current, task)
         self.current = task
         task.greenlet.switch()
         if self.aborting:
             raise GreenletExit
 
+    def _log_switch(self, task: Task, to: Task) -> None:
+        if task.done:
+            reason = "has ended"
+        elif task.waits_for is not None:
+            reason = f"waits: {task.op} {task.waits_for}"
+        else:
+            reason = "preempted"
+        assert self.log is not None
+        self.log.append(LogEntry("switch", task.number, reason, to.name, self.now_s))
+
     def step(self, task: Task, op: str, subject: Subject) -> None:
         """Account for a step that is about to happen, and judge the execution's length."""
-        self.steps += 1
-        if self.steps > self._steps_unnoted:
+        self.steps = steps = self.steps + 1
+        if steps > self._steps_unnoted:
             self._note_step(task, op, subject)
-        history = hash((task.history, op, subject.history, self.data_history, self.now_s))
-        self._data_readers += history
-        task.history = subject.history = history
+        task.history = subject.history = hash((task.history, op, subject.history, self.data_history))
 
     def _note_step(self, task: Task, op: str, subject: Subject) -> None:
         if self.log is not None:
@@ -401,8 +402,7 @@ class World:
 
     def publish(self, task: Task) -> None:
         """Account for what a task may have written under a lock, before anybody else can look at it."""
-        self.data_history = hash((self.data_history, self._data_readers, task.history))
-        self._data_readers = 0
+        self.data_history = hash((self.data_history, task.history))
 
     def _describe_cycle(self) -> str:
         parts = []

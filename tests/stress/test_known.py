@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -23,7 +24,7 @@ from stress.search.explore import Program, program
 from stress.search.kit import LAYOUT, Kit
 from stress.search.known import Known
 from stress.search.machine import SLOTS, Build, WatchedZone, boot
-from stress.search.strategy import RandomWalk
+from stress.search.strategy import RandomWalk, make_strategy
 from stress.search.world import Violation, World
 
 
@@ -184,6 +185,27 @@ def test_page_sets_are_as_large_in_a_search_as_in_the_memory_that_was_built() ->
         [order for order in range(LAYOUT.nr_orders) if memory.page_sets.holds(memory.zones[0], order)]
     ]
     assert held[0], "a memory of this size has page sets"
+
+
+@pytest.mark.parametrize("strategy", ["random", "dfs"])
+@pytest.mark.parametrize("scenario", ["free-the-buddy", "every-call-may-fail", "unregister-at-any-time"])
+def test_an_execution_leaves_nothing_for_the_garbage_collector(scenario: str, strategy: str) -> None:
+    chooser = make_strategy(strategy, 3, 30, 1)
+    subject = program(scenario, "v6.1")
+    ended = []
+    gc.disable()
+    try:
+        with subject.reusing():
+            for _ in range(30):
+                turn = chooser.begin()
+                assert turn is not None
+                world = subject.execute(turn)
+                chooser.end(world)
+                ended.append(weakref.ref(world))
+                del world
+            assert [ref() for ref in ended] == [None] * 30
+    finally:
+        gc.enable()
 
 
 def test_a_search_keeps_no_execution_alive() -> None:
