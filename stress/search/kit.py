@@ -48,13 +48,13 @@ class Host:
         self.order = LAYOUT.pageblock_order
         self.during: Callable[[Zone, Batch], None] | None = None
         self.inner: Reporter | None = None
-        self.batches: list[list[tuple[int, int]]] = []
+        self.batches: list[tuple[tuple[int, int], ...]] = []
 
     def report(self, zone: Zone, batch: Batch) -> None:
         oracle, sync = self.kit.oracle, self.kit.sync
         oracle.check_call()
-        blocks = tuple((block.pfn, block.order) for block in batch)
-        self.batches.append(list(blocks))
+        blocks = tuple([(block.pfn, block.order) for block in batch])
+        self.batches.append(blocks)
         oracle.thread_trace("host_begin", zone.number, blocks)
         number = len(self.batches)
         if self.during is not None:
