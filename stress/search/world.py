@@ -295,7 +295,7 @@ class World:
             self._can_go_on(task)
             if task.deadline_s is not None and task.deadline_s > self.now_s:
                 self.now_s = task.deadline_s
-                self.publish(task)
+                self.publish(task)  # whoever looks at the clock from here on sees another time
         task.deadline_s = None
         task.wait_is_quiet = False
         self.step(task, "wake" if woken or quiet else "timeout", subject)
