@@ -31,6 +31,11 @@ YIELDS_BEFORE_PARKING = 2000
 _sched_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
+def thread_names() -> dict[int, str]:
+    """Return the names of all threads, by the numbers that `sys._current_frames` knows them by."""
+    return {thread.ident: thread.name for thread in threading.enumerate() if thread.ident is not None}
+
+
 def gil_enabled() -> bool:
     """Whether this interpreter runs one thread of Python code at a time."""
     return getattr(sys, "_is_gil_enabled", lambda: True)()

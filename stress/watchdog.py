@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterable
-from types import FrameType
+
+from pagealloc.sync_real import thread_names
 
 LOOK_MAX_S = 1.0  # a look that comes later than this was late itself: the whole process stood still
 
@@ -40,16 +41,9 @@ class Watchdog:
 
 def stacks() -> list[str]:
     """Return where every thread is right now, one text for each, the newest call last."""
+    frames = sys._current_frames()  # noqa: SLF001 - documented, in spite of its name
+    names = thread_names()
     return [
-        f"{_thread_name(frame)}:\n{''.join(traceback.format_stack(frame)).rstrip()}"
-        for frame in sys._current_frames().values()  # noqa: SLF001 - documented, in spite of its name
+        f"{names.get(ident, f'thread {ident}')}:\n{''.join(traceback.format_stack(frame)).rstrip()}"
+        for ident, frame in frames.items()
     ]
-
-
-def _thread_name(frame: FrameType) -> str:
-    """Find the name of a frame's thread: its outermost frame is a method of the thread object."""
-    outermost = frame
-    while outermost.f_back is not None:
-        outermost = outermost.f_back
-    thread = outermost.f_locals.get("self")
-    return str(getattr(thread, "name", "main thread"))

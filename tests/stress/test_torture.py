@@ -356,6 +356,22 @@ def test_the_stacks_name_every_thread(sync: Sync) -> None:
     assert "test_the_stacks_name_every_thread" in told
 
 
+def test_a_thread_caught_between_two_values_of_a_generator_keeps_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody calls the generator's frame by then, so the frames do not lead to the thread."""
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait, name="somebody")
+    thread.start()
+    values = (number for number in range(2))
+    next(values)
+    monkeypatch.setattr(sys, "_current_frames", lambda: {thread.ident: values.gi_frame})  # type: ignore[attr-defined]
+    (told,) = stacks()
+    end.set()
+    thread.join()
+    assert told.startswith("somebody:\n")
+
+
 # -- fairness ------------------------------------------------------------------------------------------------
 
 
