@@ -7,7 +7,7 @@
         memory.view(pfn, 3)[:5] = b"hello"
         memory.free_pages(pfn, 3)
 
-`Memory` is the front; `Zone` is what locks and lists live in; `Policy` says which kernel a memory follows.
+`Memory` is the front; `Zone` is what locks and lists live in; `Revision` says which kernel a memory follows.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from pagealloc.gfp import (
 )
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import PAGE_SIZE, Layout
-from pagealloc.policy import PRESETS, Policy
 from pagealloc.ram import Ram
+from pagealloc.revision import PRESETS, Revision
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
 from pagealloc.validate import Census, validate
@@ -70,10 +70,10 @@ __all__ = [
     "PageAllocError",
     "PageInFlight",
     "PageOnPageSet",
-    "Policy",
     "Ram",
     "RamError",
     "RealSync",
+    "Revision",
     "Sync",
     "UnalignedPfn",
     "WrongOrder",

@@ -22,7 +22,7 @@ from pagealloc.mmzone import (
     Layout,
 )
 from pagealloc.page_flags import BLOCK_MASK, BUDDY, REPORTED, TAIL
-from pagealloc.policy import Policy
+from pagealloc.revision import Revision
 
 
 def _nobody_listens() -> None:
@@ -39,15 +39,15 @@ class Buddy(FreeArea):
         "page_reporting_notify",
         "page_reporting_order",
         "pageblock_types",
-        "policy",
+        "revision",
         "zones_below",
     )
 
     def __init__(
-        self, start_pfn: int, nr_pages: int, layout: Layout, policy: Policy, zones_below: Sequence[Buddy]
+        self, start_pfn: int, nr_pages: int, layout: Layout, revision: Revision, zones_below: Sequence[Buddy]
     ) -> None:
-        super().__init__(start_pfn, nr_pages, layout, move_to_tail=policy.move_to_tail)
-        self.policy = policy
+        super().__init__(start_pfn, nr_pages, layout, move_to_tail=revision.move_to_tail)
+        self.revision = revision
         self.zones_below = tuple(zones_below)
         self.nr_free_pages = 0  # pages on the lists, those of type ISOLATE left out (NR_FREE_PAGES)
         self.mobility_disabled = False
@@ -58,7 +58,7 @@ class Buddy(FreeArea):
         if first & (layout.pageblock_nr_pages - 1):
             self.pageblock_types[first >> layout.pageblock_order] = MIGRATE_UNMOVABLE
 
-        apart = {MIGRATE_ISOLATE} if policy.highatomic_merges else {MIGRATE_ISOLATE, MIGRATE_HIGHATOMIC}
+        apart = {MIGRATE_ISOLATE} if revision.highatomic_merges else {MIGRATE_ISOLATE, MIGRATE_HIGHATOMIC}
         self._keeps_apart = tuple(migratetype in apart for migratetype in range(MIGRATE_TYPES))
 
         # The reporting switch: off until the first device registers, and then never again. Off means an
@@ -169,9 +169,9 @@ class Buddy(FreeArea):
 
     def pcp_allowed_order(self, order: int) -> bool:
         """Whether blocks of this order may rest on page sets."""
-        policy = self.policy
-        return order <= policy.pcp_max_order or (
-            policy.pcp_pageblock_order and order == self.layout.pageblock_order
+        revision = self.revision
+        return order <= revision.pcp_max_order or (
+            revision.pcp_pageblock_order and order == self.layout.pageblock_order
         )
 
     def has_fitting(self, order: int, migratetype: int) -> bool:

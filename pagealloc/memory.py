@@ -39,8 +39,8 @@ from pagealloc.mmzone import (
     Layout,
 )
 from pagealloc.pcp import PageSets
-from pagealloc.policy import V6_1, Policy
 from pagealloc.ram import Ram, RamKind
+from pagealloc.revision import V6_1, Revision
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
 from pagealloc.tracepoints import Trace
@@ -104,7 +104,7 @@ class Memory:
         specs: Sequence[ZoneSpec],
         *,
         layout: Layout | None = None,
-        policy: Policy = V6_1,
+        revision: Revision = V6_1,
         sync: Sync | None = None,
         ram: RamKind | None = "anonymous",
         page_sets: bool = True,
@@ -112,7 +112,7 @@ class Memory:
         watermark_boost_factor: int = WATERMARK_BOOST_FACTOR,
     ) -> None:
         self.layout = layout if layout is not None else Layout()
-        self.policy = policy
+        self.revision = revision
         self.sync: Sync = sync if sync is not None else RealSync()
         self.zones: list[Zone] = []
         for name, node, start_pfn, nr_pages in _place(specs, self.layout):
@@ -121,7 +121,7 @@ class Memory:
                 start_pfn,
                 nr_pages,
                 layout=self.layout,
-                policy=policy,
+                revision=revision,
                 sync=self.sync,
                 zones_below=self.zones,
                 node=node,
@@ -139,7 +139,7 @@ class Memory:
             self.ram = Ram(start_pfn, self.zones[-1].end_pfn - start_pfn, ram)
             for zone in self.zones:
                 zone.ram = self.ram
-        self.page_sets = PageSets(self.zones, policy, self.sync) if page_sets else None
+        self.page_sets = PageSets(self.zones, revision, self.sync) if page_sets else None
         self.trace: Trace | None = None  # told of every allocation and free
         self._nodes = sorted({zone.node for zone in self.zones})
         self._last_zone = self.zones[-1]

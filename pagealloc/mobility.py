@@ -28,7 +28,7 @@ from pagealloc.mmzone import (
     Layout,
 )
 from pagealloc.page_flags import BUDDY, KIND_MASK, LRU, ORDER_MASK
-from pagealloc.policy import Policy
+from pagealloc.revision import Revision
 
 FALLBACKS = {
     MIGRATE_UNMOVABLE: (MIGRATE_RECLAIMABLE, MIGRATE_MOVABLE),
@@ -59,11 +59,11 @@ class Mobility(Buddy):
         start_pfn: int,
         nr_pages: int,
         layout: Layout,
-        policy: Policy,
+        revision: Revision,
         zones_below: Sequence[Buddy],
         watermark_boost_factor: int,
     ) -> None:
-        super().__init__(start_pfn, nr_pages, layout, policy, zones_below)
+        super().__init__(start_pfn, nr_pages, layout, revision, zones_below)
         self.managed_pages = nr_pages
         self.watermark = [0, 0, 0]  # pages, without the boost (`_watermark`)
         self.watermark_boost = 0  # pages

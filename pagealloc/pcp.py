@@ -27,7 +27,7 @@ from pagealloc.mmzone import (
     PAGE_SHIFT,
 )
 from pagealloc.page_flags import ALLOCATED, ON_PAGE_SET, OWNED_MASK
-from pagealloc.policy import Policy
+from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 
@@ -63,7 +63,7 @@ class PcpLists(NamedTuple):
 class PageSets:
     """The page sets of all threads over the zones of one memory."""
 
-    def __init__(self, zones: Sequence[Zone], policy: Policy, sync: Sync) -> None:
+    def __init__(self, zones: Sequence[Zone], revision: Revision, sync: Sync) -> None:
         self._zones = zones
         layout = zones[0].layout
         orders = [order for order in range(layout.nr_orders) if zones[0].pcp_allowed_order(order)]

@@ -52,8 +52,8 @@ from pagealloc.page_flags import (
     TAIL,
     describe,
 )
-from pagealloc.policy import Policy
 from pagealloc.ram import Ram
+from pagealloc.revision import Revision
 from pagealloc.sync import Lock, Sync
 
 
@@ -81,13 +81,13 @@ class Zone(Mobility):
         nr_pages: int,
         *,
         layout: Layout,
-        policy: Policy,
+        revision: Revision,
         sync: Sync,
         zones_below: Sequence[Zone] = (),
         node: int = 0,
         watermark_boost_factor: int = 0,
     ) -> None:
-        super().__init__(start_pfn, nr_pages, layout, policy, zones_below, watermark_boost_factor)
+        super().__init__(start_pfn, nr_pages, layout, revision, zones_below, watermark_boost_factor)
         self.name = name
         self.node = node
         self.number = len(zones_below)  # position among the memory's zones
@@ -115,7 +115,7 @@ class Zone(Mobility):
 
     def memblock_free_all(self) -> None:
         """Free every page of the zone in the largest aligned pieces, rising. Takes the zone lock."""
-        fpi_flags = FPI_TO_TAIL if self.policy.boot_to_tail else 0
+        fpi_flags = FPI_TO_TAIL if self.revision.boot_to_tail else 0
         top_order = self.layout.top_order
         self.lock.acquire()
         try:
@@ -415,7 +415,7 @@ class Zone(Mobility):
         assert self.state[index] == IN_FLIGHT | order, self.describe_page(pfn)
         self.state[index] = TAIL
         fpi_flags = FPI_SKIP_REPORT_NOTIFY
-        if self.policy.putback_to_tail:
+        if self.revision.putback_to_tail:
             fpi_flags |= FPI_TO_TAIL
         self.free_one_page(index, order, migratetype, fpi_flags)
 

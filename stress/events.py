@@ -99,7 +99,7 @@ class ZoneBegin(ZoneRecord, tag="zone_begin", gc=False):
     end_pfn: int
     nr_orders: int
     pageblock_order: int
-    policy: str
+    policy: str  # the name of its `Revision`; the field keeps its first name, since old logs have it
 
 
 class ZoneSnapshot(ZoneRecord, tag="zone_snapshot", gc=False):

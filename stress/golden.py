@@ -37,7 +37,7 @@ from pagealloc.mmzone import (
     Layout,
 )
 from pagealloc.page_flags import ALLOCATED, BUDDY, IN_FLIGHT, KIND_MASK, TAIL
-from pagealloc.policy import PRESETS, Policy
+from pagealloc.revision import PRESETS, Revision
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
 from workers.page_reporting import Batch, DeviceBusy, PageReporting, PageReportingDevice, Scatterlist
@@ -121,8 +121,8 @@ def zone_state(zone: Zone) -> Json:
 class Replayer:
     """One machine that carries out recorded operations; it is its device's reporter too."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, revision: Revision) -> None:
+        self.revision = revision
         self.sync = RealSync()
         self.zones: list[Zone] = []
         self.reporting: PageReporting
@@ -164,7 +164,7 @@ class Replayer:
                 spec["start"],
                 spec["pages"],
                 layout=layout,
-                policy=self.policy,
+                revision=self.revision,
                 sync=self.sync,
                 zones_below=self.zones,
                 watermark_boost_factor=op.get("watermark_boost_factor", 0),
@@ -175,13 +175,13 @@ class Replayer:
             self.zones.append(zone)
         workqueue = Workqueue(self.sync, "golden")  # not started: the recording says when the work runs
         self.reporting = PageReporting(
-            self.zones, self.policy, self.sync, workqueue, alloc_scatterlist=self._alloc_scatterlist
+            self.zones, self.revision, self.sync, workqueue, alloc_scatterlist=self._alloc_scatterlist
         )
         self.devices = [
             PageReportingDevice(self, capacity=op["capacity"], name=str(number))
             for number in range(NR_DEVICES)
         ]
-        return {"ok": True, "flavour": self.policy.name}
+        return {"ok": True, "flavour": self.revision.name}
 
     def _op_dump_state(self, op: Json) -> Json:
         del op

@@ -11,7 +11,7 @@ from typing import Any
 from pagealloc import gfp
 from pagealloc.memory import ZoneSpec
 from pagealloc.mmzone import PAGE_SHIFT, ZONE_NAMES, Layout
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from stress.mutants import MUTANTS
 from workers.allocators import Load, Mix, Rhythm
 from workers.page_reporting import CAPACITY_MAX

@@ -74,7 +74,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         raise pytest.UsageError(f"{pyfuncitem.nodeid}: a test marked explore takes the fixture `kit`")
     function = pyfuncitem.obj
 
-    from pagealloc.policy import PRESETS  # noqa: PLC0415 - a test run without the marker needs none of this
+    from pagealloc.revision import PRESETS  # noqa: PLC0415 - a test run without the marker needs none of this
     from stress.search.explore import Program  # noqa: PLC0415
 
     chosen = {**DEFAULTS, **marker.kwargs}

@@ -19,8 +19,8 @@ from pathlib import Path
 from traceback import extract_tb
 
 from pagealloc.memory import Memory
-from pagealloc.policy import PRESETS
 from pagealloc.ram import RamKind
+from pagealloc.revision import PRESETS
 from pagealloc.sync import Sync, Thread
 from pagealloc.tracepoints import Trace
 from pagealloc.validate import Census, validate
@@ -113,7 +113,7 @@ class StressRun:
         self._summary = Summary(allocators=params.allocators, params=params.as_dict())
         self._violations = Violations(sync, lambda text: self._trace("violation", text))
         ram: RamKind = "memfd" if params.ram == "memfd" else "anonymous"
-        self._memory = Memory(params.zone_specs(), policy=PRESETS[params.preset], sync=sync, ram=ram)
+        self._memory = Memory(params.zone_specs(), revision=PRESETS[params.preset], sync=sync, ram=ram)
         self._ledger = Ledger(self._memory, sync, self._violations)
         self._manners = Manners(reporter, params, sync, self._violations)
         self._device = PageReportingDevice(
@@ -125,7 +125,7 @@ class StressRun:
         self._workqueue = Workqueue(sync, "page_reporting")
         self._reporting = PageReporting(
             self._memory.zones,
-            self._memory.policy,
+            self._memory.revision,
             sync,
             self._workqueue,
             delay_s=params.delay,

@@ -38,7 +38,7 @@ def begin_zone(zone: Zone, trace: Trace) -> None:
         zone.end_pfn,
         layout.nr_orders,
         layout.pageblock_order,
-        zone.policy.name,
+        zone.revision.name,
     )
     snapshot_zone(zone, trace)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from pagealloc.mmzone import Layout
-from pagealloc.policy import V6_1, Policy
+from pagealloc.revision import V6_1, Revision
 from pagealloc.sync import Sync, Thread
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
@@ -72,12 +72,12 @@ def build_zone(sync: Sync) -> Callable[..., Zone]:
         start_pfn: int = 0,
         name: str = "Normal",
         layout: Layout = SMALL,
-        policy: Policy = V6_1,
+        revision: Revision = V6_1,
         zones_below: Sequence[Zone] = (),
         free: bool = True,
     ) -> Zone:
         zone = Zone(
-            name, start_pfn, nr_pages, layout=layout, policy=policy, sync=sync, zones_below=zones_below
+            name, start_pfn, nr_pages, layout=layout, revision=revision, sync=sync, zones_below=zones_below
         )
         zone.memblock_free_all()
         if not free:
@@ -99,7 +99,7 @@ def build_reporting(sync: Sync) -> Iterator[Callable[..., PageReporting]]:
         if started:
             queue.start()
             started_queues.append(queue)
-        return PageReporting(zones, zones[0].policy, sync, queue, **options)  # type: ignore[arg-type]
+        return PageReporting(zones, zones[0].revision, sync, queue, **options)  # type: ignore[arg-type]
 
     yield build
     for queue in started_queues:

@@ -124,7 +124,8 @@ def text_files() -> Iterator[Path]:
     folders = [ROOT / folder for folder in TEXT_FOLDERS]
     inside = [path for folder in folders if folder.is_dir() for path in folder.rglob("*")]
     for path in [*ROOT.iterdir(), *inside]:
-        if path.is_file() and path.suffix in TEXT_SUFFIXES and "__pycache__" not in path.parts:
+        # In a worktree .git is a file, and says where the repository is.
+        if path.is_file() and path.suffix in TEXT_SUFFIXES and not {"__pycache__", ".git"} & {*path.parts}:
             yield path
 
 

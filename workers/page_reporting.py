@@ -20,7 +20,7 @@ The state of a device is IDLE (nothing armed), REQUESTED (a pass is wanted) or A
     pass begins: -> ACTIVE. A plain store loses nothing: whoever asked before it is served by this pass.
     pass ends: ACTIVE -> IDLE in one step; if that finds REQUESTED, somebody asked: arm the work again.
 
-`Policy` says in which details the kernel revisions differ.
+`Revision` says in which details the kernel revisions differ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import NamedTuple, Protocol
 
 from pagealloc.errors import PageAllocError
 from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES, PAGE_SHIFT, PAGE_SIZE
-from pagealloc.policy import Policy
+from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
@@ -193,7 +193,7 @@ class PageReporting:
     def __init__(
         self,
         zones: Sequence[Zone],
-        policy: Policy,
+        revision: Revision,
         sync: Sync,
         workqueue: Workqueue,
         *,
@@ -201,7 +201,7 @@ class PageReporting:
         alloc_scatterlist: Callable[[int], Scatterlist] = Scatterlist,
     ) -> None:
         self.zones = zones
-        self.policy = policy
+        self.revision = revision
         self.delay_s = delay_s
         self.stats = PageReportingStats()
         self.flight: Flight | None = None
@@ -382,7 +382,7 @@ class PageReporting:
         """
         if zone.free_list_empty(order, migratetype):  # without the lock: a miss waits for the next notify
             return None
-        policy = self.policy
+        revision = self.revision
         error = None
         zone.lock.acquire()
         try:
@@ -394,10 +394,10 @@ class PageReporting:
             blocks_left = nr_free
             pfn = self._first_unreported(zone, order, migratetype)
             while pfn >= 0:
-                if policy.budget and calls_left < 0:
+                if revision.budget and calls_left < 0:
                     registration.state.store(PAGE_REPORTING_REQUESTED)
                     break
-                if policy.leave_after_nr_free and blocks_left == 0:
+                if revision.leave_after_nr_free and blocks_left == 0:
                     break
                 if sgl.offset:
                     # The successor first: isolating unlinks the block.
@@ -408,9 +408,9 @@ class PageReporting:
                     sgl.add(pfn, order)
                     blocks_left -= 1
                     pfn = zone.unreported_from(successor, order, migratetype)
-                    if sgl.offset or not policy.report_when_full:
+                    if sgl.offset or not revision.report_when_full:
                         continue
-                if policy.rotate and pfn >= 0:
+                if revision.rotate and pfn >= 0:
                     # The first block to handle becomes the list's first, so nobody walks over the ones in
                     # front again, even though the lock is dropped now and anything may happen.
                     zone.rotate_to_front(pfn, order, migratetype)
@@ -423,7 +423,7 @@ class PageReporting:
                 self.drain(zone, sgl, reported=error is None)
                 # The list changed while the lock was dropped: no pfn from before is worth anything.
                 pfn = -1 if error is not None else self._first_unreported(zone, order, migratetype)
-            if policy.rotate and pfn >= 0:
+            if revision.rotate and pfn >= 0:
                 zone.rotate_to_front(pfn, order, migratetype)
         finally:
             zone.lock.release()

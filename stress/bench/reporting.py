@@ -54,7 +54,7 @@ class ByHand:
         self.memory = Memory([ZoneSpec("Normal", nr_pages)], ram=ram, page_sets=False)
         (self.zone,) = self.memory.zones
         queue = Workqueue(SYNC, "bench")
-        self.reporting = PageReporting(self.memory.zones, self.memory.policy, SYNC, queue)
+        self.reporting = PageReporting(self.memory.zones, self.memory.revision, SYNC, queue)
         self.reporting.register(PageReportingDevice(reporter))
 
     def settle(self) -> None:
@@ -82,7 +82,7 @@ def _worker(memory: Memory, reporter: Reporter | None) -> Iterator[None]:
         return
     queue = Workqueue(SYNC, "bench")
     queue.start()
-    reporting = PageReporting(memory.zones, memory.policy, SYNC, queue, delay_s=CHURN_DELAY_S)
+    reporting = PageReporting(memory.zones, memory.revision, SYNC, queue, delay_s=CHURN_DELAY_S)
     device = PageReportingDevice(reporter)
     reporting.register(device)
     try:

@@ -147,7 +147,7 @@ def _unlogged(effort: Effort) -> tuple[float, LogResult | None]:
 
 def _logged(effort: Effort) -> tuple[float, LogResult | None]:
     memory, chunk = _work(Memory)
-    reporting = PageReporting(memory.zones, memory.policy, SYNC, Workqueue(SYNC, "bench"))
+    reporting = PageReporting(memory.zones, memory.revision, SYNC, Workqueue(SYNC, "bench"))
     with TemporaryDirectory() as folder:
         recorder = Recorder(Path(folder), SYNC, {}, {})
         recorder.attach(memory, reporting)

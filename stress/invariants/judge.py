@@ -296,7 +296,7 @@ class Judge:
         self._calls = 0
         self._visit = (
             (zone, -(-nr_free // (max(1, self.capacity) * BUDGET_DIVISOR)) + 1)
-            if shadow.policy.budget
+            if shadow.revision.budget
             else None
         )
 

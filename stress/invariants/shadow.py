@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_ISOLATE, MIGRATE_TYPES, WMARK_MIN
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 
 Fail = Callable[[str, str], None]  # (invariant, text)
 Blocks = Sequence[Sequence[int]]  # (pfn, order) each
@@ -59,7 +59,7 @@ class ShadowZone:
         end_pfn: int,
         nr_orders: int,
         pageblock_order: int,
-        policy: str,
+        revision: str,
         *,
         fail: Fail,
     ) -> None:
@@ -69,7 +69,7 @@ class ShadowZone:
         self.end_pfn = end_pfn
         self.nr_orders = nr_orders
         self.pageblock_order = pageblock_order
-        self.policy = PRESETS[policy]
+        self.revision = PRESETS[revision]
         self.fail = fail
         self.free: dict[int, int] = {}  # order by pfn
         self.type_of: dict[int, int] = {}  # list's migratetype by pfn, of free blocks
@@ -92,7 +92,9 @@ class ShadowZone:
         self._first_block = start_pfn >> pageblock_order
         self._front = 0
         self._back = 0
-        apart = {MIGRATE_ISOLATE} if self.policy.highatomic_merges else {MIGRATE_ISOLATE, MIGRATE_HIGHATOMIC}
+        apart = (
+            {MIGRATE_ISOLATE} if self.revision.highatomic_merges else {MIGRATE_ISOLATE, MIGRATE_HIGHATOMIC}
+        )
         self._keeps_apart = tuple(migratetype in apart for migratetype in range(MIGRATE_TYPES))
 
     def twin(self, fail: Fail) -> ShadowZone:

@@ -16,8 +16,8 @@ VISITS = {
                 PageReporting,
                 "cycle",
                 """
-                - if policy.budget and calls_left < 0:
-                + if policy.budget and calls_left <= 0:
+                - if revision.budget and calls_left < 0:
+                + if revision.budget and calls_left <= 0:
                 """,
             ),
         ),
@@ -98,7 +98,7 @@ VISITS = {
                 PageReporting,
                 "cycle",
                 """
-                - if policy.rotate and pfn >= 0:
+                - if revision.rotate and pfn >= 0:
                 -     zone.rotate_to_front(pfn, order, migratetype)
                 """,
             ),
@@ -373,8 +373,8 @@ VISITS = {
                 Zone,
                 "putback_isolated_page",
                 """
-                - if self.policy.putback_to_tail:
-                + if not self.policy.putback_to_tail:
+                - if self.revision.putback_to_tail:
+                + if not self.revision.putback_to_tail:
                 """,
             ),
         ),

@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 
 from greenlet import greenlet
 
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from pagealloc.sync import Lock
 from pagealloc.sync_real import RealSync
 from stress.bench.measure import processor_seconds
@@ -146,10 +146,10 @@ def _measure(program: Program, world_class: type[World], executions: int, seed: 
 
 def run_bench() -> list[Row]:
     """Measure, in turn and several times; returns the rows."""
-    policy = PRESETS["v6.1"]
+    revision = PRESETS["v6.1"]
     programs = {
-        "locks": Program("locks", _locks, policy),
-        "protocol": Program(PROTOCOL, SCENARIOS[PROTOCOL].body, policy),
+        "locks": Program("locks", _locks, revision),
+        "protocol": Program(PROTOCOL, SCENARIOS[PROTOCOL].body, revision),
     }
     kinds: list[tuple[str, type[World], int]] = [
         ("locks", World, EXECUTIONS["locks"]),

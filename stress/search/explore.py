@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import extract_tb
 
-from pagealloc.policy import PRESETS, Policy
+from pagealloc.revision import PRESETS, Revision
 from pagealloc.sync_real import RealSync
 from stress.mutants import planted
 from stress.search.kit import Kit
@@ -55,14 +55,16 @@ class Result:
 
 
 class Program:
-    """A scenario bound to a policy, to be executed again and again.
+    """A scenario bound to a revision, to be executed again and again.
 
     Its machine boots once, in the first execution: a fault that shows at boot is planted before that.
     """
 
-    def __init__(self, name: str, body: Body, policy: Policy, reporter: type[Reporter] | None = None) -> None:
+    def __init__(
+        self, name: str, body: Body, revision: Revision, reporter: type[Reporter] | None = None
+    ) -> None:
         self.name = name
-        self.policy = policy
+        self.revision = revision
         self.reporter = reporter
         self._body = body
         self._known = Known()
@@ -84,7 +86,7 @@ class Program:
         if self._coroutines is not None and world_class is World:
             world.coroutine = self._coroutines
         self._known.trim()
-        kit = Kit(world, self.policy, self._known)
+        kit = Kit(world, self.revision, self._known)
         if self.reporter is not None:
             kit.reporter = self.reporter()
         try:
@@ -111,7 +113,7 @@ def program(scenario: str, preset: str, reporter: type[Reporter] | None = None) 
 def explore(subject: Program, strategy: Strategy, executions: int, mutant: str | None = None) -> Result:
     """Execute up to `executions` schedules; stops at the first violation and shrinks it."""
     sync = RealSync()
-    result = Result(subject.name, subject.policy.name)
+    result = Result(subject.name, subject.revision.name)
     begin_s = sync.monotonic()
     with planted(mutant), subject.reusing():
         while result.executions < executions:
@@ -129,7 +131,7 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
                 assert isinstance(simplest.failure, Violation)
                 result.failure = Failure(
                     subject.name,
-                    subject.policy.name,
+                    subject.revision.name,
                     mutant,
                     simplest.failure.invariant,
                     simplest.failure.text,

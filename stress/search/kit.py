@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pagealloc.mmzone import Layout
-from pagealloc.policy import Policy
+from pagealloc.revision import Revision
 from pagealloc.zone import Zone
 from stress.search.controlled import ControlledSync, ControlledThread
 from stress.search.known import Known
@@ -76,9 +76,9 @@ class Host:
 class Kit:
     """The machine of one execution."""
 
-    def __init__(self, world: World, policy: Policy, known: Known) -> None:
+    def __init__(self, world: World, revision: Revision, known: Known) -> None:
         self.world = world
-        self.policy = policy
+        self.revision = revision
         self.sync = ControlledSync(world, known.lockdep)
         self.oracle = Oracle(self.sync, known)
         self._machines = known.machines
@@ -110,7 +110,7 @@ class Kit:
         build = Build(named, (min_pages, low_pages, high_pages), page_sets, layout, boost_factor)
         machine = self._machines.get(build)
         if machine is None:
-            machine = self._machines[build] = boot(build, self.policy)
+            machine = self._machines[build] = boot(build, self.revision)
         self.memory = machine.memory.twin(self.sync)
         self.zones = self.memory.zones
         self.world.lockless_writes = page_sets
@@ -118,7 +118,7 @@ class Kit:
         self.workqueue = Workqueue(self.sync, "worker")
         self.reporting = PageReporting(
             self.zones,
-            self.policy,
+            self.revision,
             self.sync,
             self.workqueue,
             delay_s=delay_s,

@@ -14,7 +14,7 @@ from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import Layout
 from pagealloc.page_flags import REPORTED
 from pagealloc.pcp import PageSets
-from pagealloc.policy import Policy
+from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
@@ -107,7 +107,7 @@ class WatchedMemory(Memory):
 
     def _twin_of_page_sets(self, page_sets: PageSets, zones: Sequence[WatchedZone], sync: Sync) -> PageSets:
         """Return page sets of the same size: it goes by the marks at the time when a memory is built."""
-        twin = PageSets(zones, self.policy, sync)
+        twin = PageSets(zones, self.revision, sync)
         twin._lists = tuple(  # noqa: SLF001 - ours
             tuple(
                 lists and lists._replace(state=zone.state, pageblock_types=zone.pageblock_types)
@@ -139,7 +139,7 @@ def _fail(invariant: str, text: str) -> NoReturn:
     raise Violation(invariant, text)
 
 
-def boot(build: Build, policy: Policy) -> Machine:
+def boot(build: Build, revision: Revision) -> Machine:
     """Build a machine and boot it. Raises what goes wrong there, and Violation for a deadlock."""
     world = World(Replay([]))
     judge = Judge(_fail)
@@ -152,7 +152,7 @@ def boot(build: Build, policy: Policy) -> Machine:
         memory = WatchedMemory(
             [ZoneSpec(name, pages) for name, pages in build.zones],
             layout=build.layout,
-            policy=policy,
+            revision=revision,
             sync=ControlledSync(world),
             ram=None,
             page_sets=build.page_sets,

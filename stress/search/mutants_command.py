@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from pagealloc.sync_real import RealSync
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.params import BadArgument

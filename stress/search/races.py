@@ -208,7 +208,7 @@ def budget_needs_several_passes(kit: Kit) -> None:
     kit.settle()
     passes = kit.reporting.stats.passes
     blocks = len(pfns[::2])
-    if kit.policy.budget:
+    if kit.revision.budget:
         expected = -(-blocks // 2)  # ceil(8 / 16) + 1 calls a visit, of one block each
         kit.oracle.expect(
             passes == expected, "L2", lambda: f"{passes} passes for {blocks} blocks, expected {expected}"

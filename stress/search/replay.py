@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from stress.mutants import MUTANTS, planted
 from stress.params import BadArgument
 from stress.search.explore import Failure, Program, program

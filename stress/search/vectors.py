@@ -281,7 +281,7 @@ def vector_isolation_refused(kit: Kit) -> None:
     _one_pass(kit)
     _expect_batches(kit, [[b, a], [c]])
     final = {"36e66c55": [c, a, b, d, e, f], "v6.1": [d, e, f, b, a, c]}
-    _expect_list(kit, 3, MIGRATE_MOVABLE, final.get(kit.policy.name, [c, d, e, f, a, b]))
+    _expect_list(kit, 3, MIGRATE_MOVABLE, final.get(kit.revision.name, [c, d, e, f, a, b]))
     _expect(kit, "vectors", "another pass is armed", kit.reporting.pending(), False)
     kit.reporting.unregister(kit.device)
 
@@ -304,7 +304,7 @@ def vector_reported_in_front(kit: Kit) -> None:
     zone.set_watermarks(zone.nr_free_pages - 8, 0, 0)  # nothing may be isolated
     kit.reporting.run_now()
     turned = [c, d, first, second]
-    _expect_list(kit, 3, MIGRATE_MOVABLE, turned if kit.policy.rotate else [first, second, c, d])
+    _expect_list(kit, 3, MIGRATE_MOVABLE, turned if kit.revision.rotate else [first, second, c, d])
     kit.reporting.unregister(kit.device)
 
 
@@ -322,7 +322,7 @@ def vector_budget_counts_all_types(kit: Kit) -> None:
     unmovable = list(zone.list_pfns(4, MIGRATE_UNMOVABLE))
     movable = list(zone.list_pfns(4, MIGRATE_MOVABLE))
     _one_pass(kit)
-    if kit.policy.budget:
+    if kit.revision.budget:
         # ceil(17 / 16) + 1 calls for each list; by the lists' own lengths it would be one less
         _expect_batches(kit, [[pfn] for pfn in unmovable[:3] + movable[:3]])
     kit.reporting.unregister(kit.device)
@@ -334,9 +334,9 @@ def vector_capacity_three(kit: Kit) -> None:
     a, b, c, d, e, f, g = _apart(kit, 112, 7, capacity=3)
     _one_pass(kit)
     batches = [[c, b, a], [f, e, d]]
-    _expect_batches(kit, batches if kit.policy.budget else [*batches, [g]])
+    _expect_batches(kit, batches if kit.revision.budget else [*batches, [g]])
     final = {"v5.7": [g, a, b, c, d, e, f], "v6.1": [g, c, b, a, f, e, d]}
-    _expect_list(kit, 3, MIGRATE_MOVABLE, final.get(kit.policy.name, [g, d, e, f, a, b, c]))
+    _expect_list(kit, 3, MIGRATE_MOVABLE, final.get(kit.revision.name, [g, d, e, f, a, b, c]))
     kit.reporting.unregister(kit.device)
 
 
@@ -385,8 +385,8 @@ def vector_one_pass(kit: Kit) -> None:
         "02cf8719": ([[b, a], [d, c], [f, e], [g]], [g, e, f, a, b, c, d]),
         "v5.7": ([[b, a], [d, c]], [e, f, g, a, b, c, d]),
         "v6.1": ([[b, a], [d, c]], [e, f, g, b, a, d, c]),
-    }[kit.policy.name]
-    if kit.policy.name != "seed":
+    }[kit.revision.name]
+    if kit.revision.name != "seed":
         _expect_batches(kit, batches)
         _expect_list(kit, 3, 1, final)
     kit.reporting.unregister(kit.device)
@@ -399,7 +399,7 @@ def vector_second_batch_fails(kit: Kit) -> None:
     kit.host.fail_calls = {2}
     kit.reporting.register(kit.device)
     kit.reporting.run_now()
-    if kit.policy.name == "v6.1":
+    if kit.revision.name == "v6.1":
         _expect_list(kit, 3, 1, [e, f, g, b, a, d, c])
         _expect_batches(kit, [[b, a], [d, c]])
         reported = [
@@ -422,7 +422,7 @@ def vector_orders_ascend(kit: Kit) -> None:
         kit.free(pfn, 2)
     kit.reporting.register(kit.device)
     kit.reporting.run_now()
-    if kit.policy.name == "v6.1":
+    if kit.revision.name == "v6.1":
         # order 2: unmovable pfns[0], then movable pfns[12], pfns[8]; order 3: the pair pfns[4] + pfns[5]
         _expect_batches(kit, [[pfns[4], pfns[8], pfns[12], pfns[0]]])
         _expect_list(kit, 2, 1, [pfns[8], pfns[12], pfns[0]])

@@ -16,7 +16,7 @@ from pagealloc.mmzone import (
     MIGRATE_UNMOVABLE,
 )
 from pagealloc.page_flags import ALLOCATED, IN_FLIGHT, UPTODATE
-from pagealloc.policy import PRESETS, V5_7, V6_1, Policy
+from pagealloc.revision import PRESETS, V5_7, V6_1, Revision
 
 
 def give(zone: Zone, index: int, order: int, migratetype: int = MIGRATE_MOVABLE, fpi_flags: int = 0) -> None:
@@ -35,7 +35,7 @@ def test_a_zone_boots_with_the_largest_blocks_in_rising_order() -> None:
 
 
 def test_before_v5_10_a_zone_boots_with_descending_lists() -> None:
-    zone = make_zone(64, policy=V5_7)
+    zone = make_zone(64, revision=V5_7)
 
     assert free_lists(zone) == {(4, MIGRATE_MOVABLE): [64, 48, 32, 16]}
 
@@ -106,9 +106,9 @@ def test_below_the_pageblock_order_types_merge_and_the_freed_type_wins() -> None
     assert free_lists(zone) == {(2, MIGRATE_UNMOVABLE): [START_PFN]}
 
 
-def pair_of_pageblocks(first: int, second: int, policy: Policy) -> Zone:
+def pair_of_pageblocks(first: int, second: int, revision: Revision) -> Zone:
     """Free two pageblocks of one largest block, each with its own type."""
-    zone = make_zone(16, boot=False, policy=policy)
+    zone = make_zone(16, boot=False, revision=revision)
     for index, migratetype in ((0, first), (8, second)):
         zone.set_pageblock_migratetype(index, migratetype)
     give(zone, 0, 3, first)
@@ -116,19 +116,21 @@ def pair_of_pageblocks(first: int, second: int, policy: Policy) -> Zone:
     return zone
 
 
-@pytest.mark.parametrize("policy", [V5_7, V6_1], ids=lambda policy: policy.name)
-def test_pageblocks_of_ordinary_types_merge(policy: Policy) -> None:
-    zone = pair_of_pageblocks(MIGRATE_MOVABLE, MIGRATE_UNMOVABLE, policy)
+@pytest.mark.parametrize("revision", [V5_7, V6_1], ids=lambda revision: revision.name)
+def test_pageblocks_of_ordinary_types_merge(revision: Revision) -> None:
+    zone = pair_of_pageblocks(MIGRATE_MOVABLE, MIGRATE_UNMOVABLE, revision)
 
     assert free_lists(zone) == {(4, MIGRATE_UNMOVABLE): [START_PFN]}
 
 
-@pytest.mark.parametrize("policy", [V5_7, V6_1], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("revision", [V5_7, V6_1], ids=lambda revision: revision.name)
 @pytest.mark.parametrize(
     ("first", "second"), [(MIGRATE_ISOLATE, MIGRATE_MOVABLE), (MIGRATE_MOVABLE, MIGRATE_ISOLATE)]
 )
-def test_a_withheld_pageblock_does_not_merge_with_another(first: int, second: int, policy: Policy) -> None:
-    zone = pair_of_pageblocks(first, second, policy)
+def test_a_withheld_pageblock_does_not_merge_with_another(
+    first: int, second: int, revision: Revision
+) -> None:
+    zone = pair_of_pageblocks(first, second, revision)
 
     assert free_lists(zone) == {(3, first): [START_PFN], (3, second): [START_PFN + 8]}
     assert zone.nr_free_pages == 8
@@ -142,10 +144,10 @@ def test_two_withheld_pageblocks_merge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "merges"), [(V5_7, True), (V6_1, False)], ids=lambda value: getattr(value, "name", value)
+    ("revision", "merges"), [(V5_7, True), (V6_1, False)], ids=lambda value: getattr(value, "name", value)
 )
-def test_high_atomic_pageblocks_merge_with_others_before_v5_18_only(policy: Policy, merges: bool) -> None:
-    zone = pair_of_pageblocks(MIGRATE_HIGHATOMIC, MIGRATE_MOVABLE, policy)
+def test_high_atomic_pageblocks_merge_with_others_before_v5_18_only(revision: Revision, merges: bool) -> None:
+    zone = pair_of_pageblocks(MIGRATE_HIGHATOMIC, MIGRATE_MOVABLE, revision)
 
     expected = {(4, START_PFN)} if merges else {(3, START_PFN), (3, START_PFN + 8)}
     assert free_blocks(zone) == expected
@@ -361,7 +363,7 @@ def test_a_block_put_back_comes_to_the_tail() -> None:
 
 
 def test_before_v5_10_a_large_block_put_back_comes_to_the_head() -> None:
-    zone = make_zone(64, policy=V5_7)
+    zone = make_zone(64, revision=V5_7)
     assert zone.isolate_free_page(32, 4)
     zone.putback_isolated_page(32, 4, MIGRATE_MOVABLE)
 
@@ -478,15 +480,17 @@ def test_reported_blocks_are_skipped_by_pfn() -> None:
     assert zone.unreported_from(-1, 4, MIGRATE_MOVABLE) == -1
 
 
-# -- policies ------------------------------------------------------------------------------------------
+# -- revisions ------------------------------------------------------------------------------------------
 
 
 def test_the_presets_are_the_kernels_of_the_recordings() -> None:
     assert set(PRESETS) == {"36e66c55", "02cf8719", "v5.7", "v6.1", "seed"}
-    assert all(name == policy.name for name, policy in PRESETS.items())
+    assert all(name == revision.name for name, revision in PRESETS.items())
 
 
 def test_no_two_presets_are_the_same_rules() -> None:
-    rules = [tuple(getattr(policy, field) for field in Policy.__slots__[1:]) for policy in PRESETS.values()]
+    rules = [
+        tuple(getattr(revision, field) for field in Revision.__slots__[1:]) for revision in PRESETS.values()
+    ]
 
     assert len(set(rules)) == len(rules)

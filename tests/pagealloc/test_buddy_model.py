@@ -10,7 +10,7 @@ from zone_kit import assert_sound, free_blocks, make_zone
 from pagealloc import Layout, Zone
 from pagealloc.mmzone import MIGRATE_PCPTYPES
 from pagealloc.page_flags import ALLOCATED, IN_FLIGHT, OWNED_MASK
-from pagealloc.policy import V5_7, V6_1, Policy
+from pagealloc.revision import V5_7, V6_1, Revision
 
 LAYOUTS = (Layout(nr_orders=4, pageblock_order=2), Layout(nr_orders=5, pageblock_order=3), Layout(2, 1))
 ORDERS = st.integers(0, max(layout.top_order for layout in LAYOUTS))
@@ -70,12 +70,12 @@ class BuddyAgainstNaiveBuddy(RuleBasedStateMachine):
 
     @initialize(
         layout=st.sampled_from(LAYOUTS),
-        policy=st.sampled_from((V5_7, V6_1)),
+        revision=st.sampled_from((V5_7, V6_1)),
         start_pfn=st.integers(0, 40),
         nr_pages=st.integers(1, 90),
     )
-    def boot(self, layout: Layout, policy: Policy, start_pfn: int, nr_pages: int) -> None:
-        self.zone = make_zone(nr_pages, start_pfn, layout=layout, policy=policy)
+    def boot(self, layout: Layout, revision: Revision, start_pfn: int, nr_pages: int) -> None:
+        self.zone = make_zone(nr_pages, start_pfn, layout=layout, revision=revision)
         self.model = NaiveBuddy(start_pfn, nr_pages, layout.top_order)
 
     @rule(order=ORDERS, migratetype=MIGRATETYPES)

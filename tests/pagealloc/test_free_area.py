@@ -86,7 +86,7 @@ def test_an_empty_list_has_no_first_block() -> None:
 
 
 @pytest.mark.parametrize(("move_to_tail", "expected"), [(True, [8, 0]), (False, [0, 8])])
-def test_a_block_that_changes_its_type_goes_where_the_policy_says(
+def test_a_block_that_changes_its_type_goes_where_the_revision_says(
     move_to_tail: bool, expected: list[int]
 ) -> None:
     area = make_area(move_to_tail=move_to_tail)
@@ -319,7 +319,7 @@ class ListsAgainstPlainLists(RuleBasedStateMachine):
         self.reported: set[int] = set()
 
     @initialize(move_to_tail=st.booleans())
-    def choose_policy(self, move_to_tail: bool) -> None:
+    def choose_revision(self, move_to_tail: bool) -> None:
         self.area = make_area(move_to_tail=move_to_tail)
 
     @precondition(lambda self: len(self.listed) < BLOCKS)

@@ -18,7 +18,7 @@ from pagealloc.mmzone import (
     MIGRATE_RECLAIMABLE,
     MIGRATE_UNMOVABLE,
 )
-from pagealloc.policy import V5_7
+from pagealloc.revision import V5_7
 
 UNMOVABLE, MOVABLE, RECLAIMABLE = MIGRATE_UNMOVABLE, MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE
 
@@ -451,7 +451,7 @@ def test_a_pageblock_given_back_does_not_merge_with_one_still_withheld() -> None
 
 
 def test_a_high_atomic_neighbour_that_waited_is_no_reason_to_lose_pages() -> None:
-    zone = make_zone(16, policy=V5_7)
+    zone = make_zone(16, revision=V5_7)
     pfns = exhaust(zone, 3, MOVABLE)
     zone.isolate_pageblock(16)
     zone.set_block_type(24, MIGRATE_HIGHATOMIC, move=False)

@@ -13,7 +13,7 @@ from pagealloc import (
     GFP_KERNEL,
     Layout,
     Memory,
-    Policy,
+    Revision,
     Sync,
     Zone,
     ZoneSpec,
@@ -21,7 +21,7 @@ from pagealloc import (
 from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE
 from pagealloc.page_flags import ON_PAGE_SET
 from pagealloc.pcp import zone_batchsize
-from pagealloc.policy import V5_7, V6_1
+from pagealloc.revision import V5_7, V6_1
 
 PATIENCE_S = 20.0
 
@@ -29,8 +29,8 @@ PATIENCE_S = 20.0
 NR_PAGES, BATCH, HIGH = 16384, 3, 80
 
 
-def make_memory(policy: Policy = V6_1) -> Memory:
-    return Memory([ZoneSpec("Normal", NR_PAGES)], policy=policy, ram=None)
+def make_memory(revision: Revision = V6_1) -> Memory:
+    return Memory([ZoneSpec("Normal", NR_PAGES)], revision=revision, ram=None)
 
 
 def allocate(memory: Memory, order: int = 0, gfp: int = GFP_HIGHUSER_MOVABLE) -> int:
@@ -70,11 +70,11 @@ def test_v6_1_sets_hold_orders_up_to_3() -> None:
     assert [order for order in range(11) if sets.holds(memory.zones[0], order)] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("policy", "holds"), [(V6_1, True), (V5_7, False)], ids=["v6.1", "v5.7"])
+@pytest.mark.parametrize(("revision", "holds"), [(V6_1, True), (V5_7, False)], ids=["v6.1", "v5.7"])
 def test_sets_of_a_zone_with_high_marks_hold_whole_pageblocks_since_v5_13(
-    policy: Policy, holds: bool
+    revision: Revision, holds: bool
 ) -> None:
-    memory = Memory([ZoneSpec("Normal", 65536)], policy=policy, ram=None, min_free_kbytes=16384)
+    memory = Memory([ZoneSpec("Normal", 65536)], revision=revision, ram=None, min_free_kbytes=16384)
     sets = memory.page_sets
     assert sets is not None
     assert sets.holds(memory.zones[0], 9) == holds
@@ -221,9 +221,9 @@ def test_a_retag_while_a_page_rests_is_honoured_when_it_is_drained() -> None:
 # -- draining ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", [V5_7, V6_1], ids=["v5.7", "v6.1"])
-def test_a_drain_returns_everything_and_the_zone_is_as_before(policy: Policy) -> None:
-    memory = make_memory(policy)
+@pytest.mark.parametrize("revision", [V5_7, V6_1], ids=["v5.7", "v6.1"])
+def test_a_drain_returns_everything_and_the_zone_is_as_before(revision: Revision) -> None:
+    memory = make_memory(revision)
     before = set(memory.zones[0].list_pfns(10, MIGRATE_MOVABLE))
     for pfn in [allocate(memory) for _ in range(50)]:
         memory.free_pages(pfn)

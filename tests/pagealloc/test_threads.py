@@ -19,13 +19,13 @@ from pagealloc import (
     BadPage,
     Memory,
     PageAllocError,
-    Policy,
+    Revision,
     Sync,
     Zone,
     ZoneSpec,
 )
 from pagealloc.mmzone import MIGRATE_PCPTYPES
-from pagealloc.policy import V5_7, V6_1
+from pagealloc.revision import V5_7, V6_1
 
 REQUESTS = (GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_KERNEL | GFP_RECLAIMABLE, GFP_KERNEL | GFP_DMA32)
 REPORTER = (1 << 64) - 1
@@ -42,10 +42,10 @@ def switching_often() -> Iterator[None]:
     sys.setswitchinterval(usual_s)
 
 
-@pytest.fixture(params=[V6_1, V5_7], ids=lambda policy: policy.name)
+@pytest.fixture(params=[V6_1, V5_7], ids=lambda revision: revision.name)
 def memory(request: pytest.FixtureRequest) -> Iterator[Memory]:
-    policy: Policy = request.param
-    with Memory([ZoneSpec("DMA32", 2048), ZoneSpec("Normal", 4096 + 33)], policy=policy) as memory:
+    revision: Revision = request.param
+    with Memory([ZoneSpec("DMA32", 2048), ZoneSpec("Normal", 4096 + 33)], revision=revision) as memory:
         yield memory
 
 

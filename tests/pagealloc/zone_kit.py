@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
-from pagealloc import Census, Layout, Memory, Policy, RealSync, Zone, validate
+from pagealloc import Census, Layout, Memory, RealSync, Revision, Zone, validate
 from pagealloc.mmzone import MIGRATE_TYPES
-from pagealloc.policy import V6_1
+from pagealloc.revision import V6_1
 
 # Orders 0 .. 4: the largest block has 16 pages, a pageblock 8.
 SMALL = Layout(nr_orders=5, pageblock_order=3)
@@ -20,7 +20,7 @@ _NOT_STATE = {
     "_release",
     "layout",
     "page_reporting_notify",
-    "policy",
+    "revision",
     "ram",
     "zones_below",
 }
@@ -31,7 +31,7 @@ def make_zone(
     start_pfn: int = START_PFN,
     *,
     layout: Layout = SMALL,
-    policy: Policy = V6_1,
+    revision: Revision = V6_1,
     name: str = "Normal",
     zones_below: tuple[Zone, ...] = (),
     boot: bool = True,
@@ -43,7 +43,7 @@ def make_zone(
         start_pfn,
         nr_pages,
         layout=layout,
-        policy=policy,
+        revision=revision,
         sync=RealSync(),
         zones_below=zones_below,
         watermark_boost_factor=watermark_boost_factor,

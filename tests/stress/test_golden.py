@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from stress.cli import describe_difference, main
 from stress.golden import CaseResult, CorruptCase, Replayer, digest, find_cases, read_case, replay
 

@@ -16,7 +16,7 @@ from pagealloc.buddy import Buddy
 from pagealloc.free_area import FreeArea
 from pagealloc.mmzone import FPI_TO_TAIL, MIGRATE_MOVABLE, WMARK_LOW, WMARK_MIN
 from pagealloc.mobility import FALLBACKS, Mobility
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from pagealloc.zone import Zone
 from stress.golden import CorruptCase, find_cases, replay
 from stress.mutants import Edit
@@ -25,7 +25,7 @@ from workers.page_reporting import PageReporting, Scatterlist
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-def mutate_policy(field: str, *, value: bool) -> Callable[[pytest.MonkeyPatch], None]:
+def mutate_revision(field: str, *, value: bool) -> Callable[[pytest.MonkeyPatch], None]:
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         changes: Any = {field: value}
         monkeypatch.setitem(PRESETS, "v6.1", replace(PRESETS["v6.1"], **changes))
@@ -216,14 +216,14 @@ def split_keeps_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "a full batch is sent at once": mutate_policy("report_when_full", value=True),
-    "no rotation": mutate_policy("rotate", value=False),
-    "no budget": mutate_policy("budget", value=False),
-    "leaves after nr_free blocks": mutate_policy("leave_after_nr_free", value=True),
-    "putback to the head": mutate_policy("putback_to_tail", value=False),
-    "moves to the head": mutate_policy("move_to_tail", value=False),
-    "boots to the head": mutate_policy("boot_to_tail", value=False),
-    "high-atomic blocks merge": mutate_policy("highatomic_merges", value=True),
+    "a full batch is sent at once": mutate_revision("report_when_full", value=True),
+    "no rotation": mutate_revision("rotate", value=False),
+    "no budget": mutate_revision("budget", value=False),
+    "leaves after nr_free blocks": mutate_revision("leave_after_nr_free", value=True),
+    "putback to the head": mutate_revision("putback_to_tail", value=False),
+    "moves to the head": mutate_revision("move_to_tail", value=False),
+    "boots to the head": mutate_revision("boot_to_tail", value=False),
+    "high-atomic blocks merge": mutate_revision("highatomic_merges", value=True),
     "the scatterlist is filled upwards": fills_upwards,
     "flags after an error": flags_after_an_error,
     "never flags": never_flags,

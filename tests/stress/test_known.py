@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from pagealloc.sync_real import gil_enabled
 
 if not gil_enabled():
@@ -71,7 +71,7 @@ def test_every_execution_begins_with_the_machine_as_it_boots() -> None:
     subject = program("two-zones", "v6.1")
     verdicts(subject, 5)
     ((build, machine),) = subject._known.machines.items()
-    fresh = boot(build, subject.policy)
+    fresh = boot(build, subject.revision)
     assert list(map(state_of, machine.memory.zones)) == list(map(state_of, fresh.memory.zones))
     assert machine.judge.key()[1:] == fresh.judge.key()[1:]  # the first is the zones, by their shadows
     assert [one.key() for one in machine.judge.zones.values()] == [

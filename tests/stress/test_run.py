@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pagealloc.errors import DoubleFree
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 from stress import run_directory

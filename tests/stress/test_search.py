@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from pagealloc.sync_real import gil_enabled
 
 if not gil_enabled():

@@ -342,7 +342,7 @@ def test_a_pass_is_due_one_delay_after_its_request(islands: Zone) -> None:
             return 1000.0
 
     queue = Workqueue(Clock(), "delay")
-    reporting = PageReporting([islands], islands.policy, Clock(), queue, delay_s=2.5)
+    reporting = PageReporting([islands], islands.revision, Clock(), queue, delay_s=2.5)
     register(reporting, Recorder())
     registration = reporting._registered
     assert registration is not None

@@ -446,7 +446,7 @@ def test_a_reporter_that_ends_the_worker_is_recorded_and_the_device_can_still_le
 
     queue = Workqueue(sync, "doomed")
     queue.start()
-    reporting = PageReporting([zone], zone.policy, sync, queue, delay_s=0.0)
+    reporting = PageReporting([zone], zone.revision, sync, queue, delay_s=0.0)
     only = device(Murderer())
     reporting.register(only)
     until(lambda: queue.failure is not None, "the failure is recorded")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from pagealloc.mmzone import MIGRATE_MOVABLE, Layout
-from pagealloc.policy import PRESETS
+from pagealloc.revision import PRESETS
 from pagealloc.zone import Zone
 from workers.page_reporting import Batch, PageReporting, PageReportingDevice
 
@@ -54,7 +54,7 @@ def written(zone: Zone) -> str:
 def zone_with_list(build_zone: Build, preset: str, letters: str, allocated: str = "") -> Zone:
     """Build a zone whose only free blocks of order 3 are the letters', with smaller ones to stay above the marks."""
     first_filler = 16 * len(letters + allocated)
-    zone = build_zone(2 * first_filler, layout=LAYOUT, policy=PRESETS[preset], free=False)
+    zone = build_zone(2 * first_filler, layout=LAYOUT, revision=PRESETS[preset], free=False)
     for pfn in range(first_filler, 2 * first_filler, 8):
         free_part(zone, pfn, 2)
     for name in reversed(letters):

@@ -1,7 +1,7 @@
 """Which kernel a run follows, as data.
 
 The allocator and the worker are one program; where kernels differ, they ask a field of the frozen
-`Policy`. The presets are the revisions that recorded kernel runs exist for, and `seed`, the rules as the
+`Revision`. The presets are the revisions that recorded kernel runs exist for, and `seed`, the rules as the
 message of the first commit words them. Sources: 36e66c554b5c (the core), 02cf8719b8cb (rotation),
 43b76f295e3d (budget), the release v5.7 that holds all three, and 6.1.192.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Revision:
     """The differences between kernels that can be seen from outside."""
 
     name: str
@@ -42,7 +42,7 @@ class Policy:
     """A list is left once as many blocks were taken as its free area held when the visit began."""
 
 
-V6_1 = Policy(
+V6_1 = Revision(
     name="v6.1",
     putback_to_tail=True,
     move_to_tail=True,
@@ -75,4 +75,4 @@ CORE = replace(ROTATION, name="36e66c55", rotate=False, report_when_full=True)
 # contained in the free area when we started" were processed; the code of that commit has neither.
 SEED = replace(CORE, name="seed", rotate=True, leave_after_nr_free=True)
 
-PRESETS = {policy.name: policy for policy in (CORE, ROTATION, V5_7, V6_1, SEED)}
+PRESETS = {revision.name: revision for revision in (CORE, ROTATION, V5_7, V6_1, SEED)}
