@@ -6,7 +6,7 @@
 
 A *trace* is a callable that takes an event's name and its fields. Names and fields are the kernel's where it has
 the event (`include/trace/events/kmem.h`); a name that begins with `page_reporting_` is one that Linux lacks.
-The schema of every event is in `stress/events.py`.
+The schema of every event is in `stress/log/events.py`.
 
 `Tracer` is the trace of a run on real threads. A thread appends tuples to a buffer of its own, so the threads
 under test share no lock, and nothing is formatted. Events that happen under a zone lock carry the zone's

@@ -107,9 +107,9 @@ def explore_reporter(request: pytest.FixtureRequest) -> ExploreReporter:
 
 
 def _search(config: pytest.Config, subject: Program, chosen: dict[str, Any], *, replayable: bool) -> None:
+    from stress.controlled.strategy import make_strategy  # noqa: PLC0415
     from stress.search import replay  # noqa: PLC0415
     from stress.search.explore import explore  # noqa: PLC0415
-    from stress.search.strategy import make_strategy  # noqa: PLC0415
 
     file = config.getoption("--explore-replay")
     if file is not None and replayable:
@@ -126,9 +126,9 @@ def _search(config: pytest.Config, subject: Program, chosen: dict[str, Any], *, 
 def _story(config: pytest.Config, subject: Program, failure: Failure, *, replayable: bool) -> str:
     from rich.console import Console  # noqa: PLC0415
 
+    from stress.controlled.world import Violation  # noqa: PLC0415
     from stress.search import replay  # noqa: PLC0415
     from stress.search.story import tell  # noqa: PLC0415
-    from stress.search.world import Violation  # noqa: PLC0415
 
     world = replay.execute(failure, subject)
     text = io.StringIO()

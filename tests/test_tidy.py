@@ -237,7 +237,13 @@ def test_what_only_looks_like_a_door_is_not_one(snippet: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "snippet", ["import stress", "import stress.run", "from stress.run import main", "from stress import run"]
+    "snippet",
+    [
+        "import stress",
+        "import stress.run.conductor",
+        "from stress.run.conductor import main",
+        "from stress import run",
+    ],
 )
 def test_an_import_from_above_is_noticed(snippet: str) -> None:
     assert imports_of(snippet, {"stress"})

@@ -1,6 +1,6 @@
 """Reading what a run left behind: SQL over the log, the report, a trace for Perfetto, `/proc` at a chosen time.
 
-    schema      SQL types and views, made from `stress.events`
+    schema      SQL types and views, made from `stress.log.events`
     views       views that join and count, with what they mean
     log         a log in a temporary DuckDB database
     tables      the questions that the report answers, as SQL

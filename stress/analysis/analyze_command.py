@@ -15,7 +15,7 @@ from stress.analysis.perfetto import write_perfetto
 from stress.analysis.report import write_report
 from stress.analysis.summary import Summary, summarize
 from stress.analysis.terminal import print_analysis
-from stress.params import BadArgument
+from stress.errors import BadArgument
 
 REPORT_FILE = "report.html"
 DIFFERENCE_FILE = "difference.html"

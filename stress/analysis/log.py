@@ -22,9 +22,9 @@ from rich.console import Console
 
 from stress.analysis.schema import event_view, table_columns
 from stress.analysis.views import VIEWS
-from stress.events import EVENTS
-from stress.log_files import BadLog, log_files
-from stress.log_reader import check_is_log
+from stress.log.events import EVENTS
+from stress.log.files import BadLog, log_files
+from stress.log.reader import check_is_log
 
 MEMORY_LIMIT = "512MiB"
 # A snapshot of a zone in small pieces is one long line; two such buffers for each thread.

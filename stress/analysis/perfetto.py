@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stress.events import (
+from stress.formats.perfetto import TraceFile
+from stress.log.events import (
     LockRelease,
     PassBegin,
     PassEnd,
@@ -22,8 +23,7 @@ from stress.events import (
     Violated,
     ZoneBegin,
 )
-from stress.log_reader import LogDamage, LogReader
-from stress.perfetto import TraceFile
+from stress.log.reader import LogDamage, LogReader
 
 PAGES_PER_MIB = 256
 

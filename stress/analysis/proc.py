@@ -12,11 +12,11 @@ from msgspec.structs import astuple
 
 from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
 from pagealloc.watermark import lowmem_reserve
-from stress.events import EVENTS, HEADER
+from stress.formats.procfs import ZoneCounts, page_set_counts
 from stress.invariants import Judge, ShadowZone
-from stress.log_files import BadLog
-from stress.log_reader import LogDamage, LogReader, check_is_log
-from stress.procfs import ZoneCounts, page_set_counts
+from stress.log.events import EVENTS, HEADER
+from stress.log.files import BadLog
+from stress.log.reader import LogDamage, LogReader, check_is_log
 
 NS = 1_000_000_000
 

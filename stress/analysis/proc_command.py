@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from stress.analysis.proc import zones_at
-from stress.params import BadArgument
-from stress.procfs import FILES
+from stress.errors import BadArgument
+from stress.formats.procfs import FILES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,10 @@
-"""The columns of a log in SQL: one table of all records, one view for each event, both made from `stress.events`."""
+"""The columns of a log in SQL: one table of all records, one view for each event, both made from `stress.log.events`."""
 
 from __future__ import annotations
 
 from typing import Any, get_args, get_origin, get_type_hints
 
-from stress.events import EVENTS, HEADER, ZoneRecord, field_names
+from stress.log.events import EVENTS, HEADER, ZoneRecord, field_names
 
 SCALARS: dict[Any, str] = {int: "BIGINT", bool: "BOOLEAN", str: "VARCHAR"}
 JSON = "JSON"  # what has no type of its own in SQL, or not the same one in all events

@@ -18,8 +18,8 @@ from rich.text import Text
 from stress.analysis.log import RunLog, open_run
 from stress.analysis.schema import event_meaning
 from stress.analysis.views import VIEWS
-from stress.events import EVENTS
-from stress.params import BadArgument
+from stress.errors import BadArgument
+from stress.log.events import EVENTS
 
 ROWS_SHOWN = 100  # in a table; --csv and --json have no end
 FETCH_ROWS = 10_000

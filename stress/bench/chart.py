@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stress.bench.table import Results, headline
-from stress.params import BadArgument
+from stress.errors import BadArgument
 
 
 def write_chart(results: Results, path: Path) -> None:

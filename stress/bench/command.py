@@ -21,14 +21,8 @@ from stress.bench.table import Results, describe_machine, markdown, show
 Group = Callable[[], Sequence[Row]]
 
 
-def add_bench(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure how fast it is, against others and against limits",
-        description="Measure how fast it is, as ratios inside one run. The figures of a machine that others "
-        "use at the same time are worth little.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's arguments."""
     parser.set_defaults(command=command_bench)
     parser.add_argument(
         "--quick", action="store_true", help="tiny windows: shows that it works, measures little"
@@ -99,7 +93,7 @@ def schedule_search(effort: Effort) -> Sequence[Row]:
     if effort is QUICK:
         return [Row(name, skipped="takes its time, so --quick leaves it out")]
     try:
-        from stress.search.bench import run_bench  # noqa: PLC0415 - greenlet switches the GIL on
+        from stress.bench.search import run_bench  # noqa: PLC0415 - greenlet switches the GIL on
     except ModuleNotFoundError as error:
         if error.name != "greenlet":
             raise

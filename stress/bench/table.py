@@ -14,7 +14,7 @@ from rich.table import Table
 from pagealloc.sync_real import gil_enabled
 from stress.bench.growth import Curve
 from stress.bench.measure import SYNC, Row
-from stress.run_directory import versions
+from stress.provenance import versions
 
 COLUMNS = ("what", "ours", "theirs", "ratio", "goal", "met", "spread")
 

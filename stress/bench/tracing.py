@@ -24,9 +24,9 @@ from stress.bench.measure import (
     take_turns,
 )
 from stress.bench.workloads import ZONE_PAGES, front, mixed
-from stress.params import RunParams
-from stress.recorder import LogResult, Recorder
-from stress.run import StressRun
+from stress.log.recorder import LogResult, Recorder
+from stress.run.conductor import StressRun
+from stress.run.params import RunParams
 from workers.page_reporting import PageReporting
 from workers.reporters import load_reporter
 from workers.workqueue import Workqueue

@@ -1,4 +1,4 @@
-"""`python -m stress explore` and `replay`."""
+"""`stress explore`: search the schedules of small scenarios for a race."""
 
 from __future__ import annotations
 
@@ -6,61 +6,26 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from pagealloc.revision import PRESETS
+from stress.controlled.world import Violation
+from stress.errors import BadArgument
 from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
-from stress.params import BadArgument
-from stress.pool import worker_processes
 from stress.search import replay
-from stress.search.explore import Failure, Result, explore, program
+from stress.search.explore import Failure, Result
+from stress.search.jobs import STRATEGIES, Job, run_jobs, save
 from stress.search.scenarios import SCENARIOS
-from stress.search.story import tell, write_perfetto
-from stress.search.strategy import make_strategy
-from stress.search.world import Violation
-
-T = TypeVar("T")
-
-STRATEGIES = ("portfolio", "dfs", "pct", "random")
-REPLAY_FILE = "failure-{scenario}-{preset}{mutant}.json"
+from stress.search.story import tell
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One search, small enough to be sent to another process."""
-
-    scenario: str
-    preset: str
-    strategy: str
-    seed: int
-    executions: int
-    preemptions: int
-    mutant: str | None
-
-
-def run_job(job: Job) -> Result:
-    """Search as the job says."""
-    strategy = make_strategy(job.strategy, job.seed, job.executions, job.preemptions)
-    return explore(program(job.scenario, job.preset), strategy, job.executions, job.mutant)
-
-
-# -- explore -------------------------------------------------------------------------------------------------
-
-
-def add_explore(commands: argparse._SubParsersAction[Any]) -> None:
-    parser = commands.add_parser(
-        "explore",
-        help="search the schedules of small scenarios for a race",
-        description="Run small closed programs under many schedules, and hold each step against the invariants.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's arguments."""
     parser.set_defaults(command=command_explore)
     parser.add_argument("scenario", nargs="?", help="one scenario (default: all)")
     numbers: list[tuple[str, int, str, str]] = [
@@ -84,10 +49,11 @@ def add_explore(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def command_explore(arguments: argparse.Namespace) -> int:
+    """Search; exit status 1 when an execution broke an invariant."""
     if arguments.list:
         return _list(as_json=arguments.json)
     jobs = _explore_jobs(arguments)
-    results = list(_run_jobs(jobs, arguments.jobs, quiet=arguments.json))
+    results = list(run_jobs(jobs, arguments.jobs, quiet=arguments.json))
     failed = next((result for result in results if result.failure is not None), None)
     replay_file = None
     if failed is not None and failed.failure is not None:
@@ -133,41 +99,6 @@ def _explore_jobs(arguments: argparse.Namespace) -> list[Job]:
         for scenario in scenarios
         for part in range(spread)
     ]
-
-
-def _run_jobs(jobs: list[Job], processes: int, *, quiet: bool) -> Iterator[Result]:
-    """Run jobs until one fails; in this process if there is only one to use."""
-    console = Console(stderr=True)
-    if processes == 1 or len(jobs) == 1:
-        results: Iterable[Result] = map(run_job, jobs)
-        yield from _until_failure(tracked(results, len(jobs), console, quiet=quiet))
-        return
-    with worker_processes(min(processes, len(jobs))) as executor:
-        results = executor.map(run_job, jobs)
-        yield from _until_failure(tracked(results, len(jobs), console, quiet=quiet))
-
-
-def _until_failure(results: Iterable[Result]) -> Iterator[Result]:
-    for result in results:
-        yield result
-        if result.failure is not None:
-            return
-
-
-def tracked(results: Iterable[T], total: int, console: Console, *, quiet: bool) -> Iterable[T]:
-    if quiet or not console.is_terminal:
-        return results
-    return track(results, "searching", total=total, console=console, transient=True)
-
-
-def save(folder: Path, failure: Failure) -> Path:
-    mutant = f"-{failure.mutant}" if failure.mutant else ""
-    path = folder / REPLAY_FILE.format(scenario=failure.scenario, preset=failure.preset, mutant=mutant)
-    try:
-        replay.save(path, failure)
-    except OSError as error:
-        raise BadArgument(f"--save: {path}: {error.strerror}") from error
-    return path
 
 
 def _distinct(results: list[Result]) -> int:
@@ -278,46 +209,3 @@ def _list(*, as_json: bool) -> int:
             table.add_row(*row)
         console.print(table)
     return 0
-
-
-# -- replay --------------------------------------------------------------------------------------------------
-
-
-def add_replay(commands: argparse._SubParsersAction[Any]) -> None:
-    parser = commands.add_parser(
-        "replay",
-        help="execute a recorded failure again",
-        description="Execute a recorded failure again, exactly.",
-    )
-    parser.set_defaults(command=command_replay)
-    parser.add_argument("file", type=Path, metavar="FILE", help="replay file that explore wrote")
-    parser.add_argument("--any-code", action="store_true", help="try it although the code has changed since")
-    parser.add_argument(
-        "--perfetto", type=Path, metavar="OUT", help="write a trace for ui.perfetto.dev as well"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-
-
-def command_replay(arguments: argparse.Namespace) -> int:
-    failure = replay.load(arguments.file, any_code=arguments.any_code)
-    world = replay.execute(failure)
-    again = world.failure if isinstance(world.failure, Violation) else None
-    identical = again is not None and (again.invariant, again.text) == (failure.invariant, failure.text)
-    if arguments.perfetto is not None:
-        try:
-            write_perfetto(arguments.perfetto, world)
-        except OSError as error:
-            raise BadArgument(f"--perfetto: {arguments.perfetto}: {error.strerror}") from error
-    if arguments.json:
-        violation = None if again is None else {"invariant": again.invariant, "text": again.text}
-        print(json.dumps({"identical": identical, "violation": violation, "schedule": world.schedule}))
-        return 1 if again else 0
-    console = Console()
-    if again is not None:
-        planted_fault = f", {failure.mutant} planted" if failure.mutant else ""
-        tell(console, world, f"scenario {failure.scenario}, preset {failure.preset}{planted_fault}")
-    verdict = (
-        "reproduced, identical" if identical else ("another violation" if again else "no violation any more")
-    )
-    console.print(f"\n{verdict}", style="bold", highlight=False)
-    return 1 if again else 0

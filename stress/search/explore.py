@@ -13,13 +13,13 @@ from traceback import extract_tb
 
 from pagealloc.revision import PRESETS, Revision
 from pagealloc.sync_real import RealSync
+from stress.controlled.shrink import shrink
+from stress.controlled.strategy import Portfolio, Strategy
+from stress.controlled.world import Abandoned, Chooser, Coroutines, ScheduleError, Violation, World
 from stress.mutants import planted
 from stress.search.kit import Kit
 from stress.search.known import Known
 from stress.search.scenarios import SCENARIOS, Body
-from stress.search.shrink import shrink
-from stress.search.strategy import Portfolio, Strategy
-from stress.search.world import Abandoned, Chooser, Coroutines, ScheduleError, Violation, World
 from workers.page_reporting import Reporter
 
 

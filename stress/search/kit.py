@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pagealloc.mmzone import Layout
 from pagealloc.revision import Revision
 from pagealloc.zone import Zone
-from stress.search.controlled import ControlledSync, ControlledThread
+from stress.controlled.sync import ControlledSync, ControlledThread
+from stress.controlled.world import World
 from stress.search.known import Known
 from stress.search.machine import Build, WatchedMemory, boot
 from stress.search.oracle import Oracle
-from stress.search.world import World
 from workers.page_reporting import (
     Batch,
     PageReporting,

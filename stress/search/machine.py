@@ -18,11 +18,11 @@ from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
+from stress.controlled.strategy import Replay
+from stress.controlled.sync import ControlledSync
+from stress.controlled.world import Violation, World
 from stress.invariants import Judge
-from stress.search.controlled import ControlledSync
-from stress.search.strategy import Replay
-from stress.search.world import Violation, World
-from stress.snapshot import begin_zone
+from stress.log.snapshot import begin_zone
 
 if TYPE_CHECKING:  # an oracle watches the zones that ask it
     from stress.search.oracle import Oracle

@@ -27,12 +27,12 @@ from pagealloc.page_flags import BUDDY, REPORTED
 from pagealloc.tracepoints import Trace
 from pagealloc.validate import validate
 from pagealloc.zone import Zone
+from stress.controlled.sync import ControlledLock, ControlledSync
 from stress.invariants import Judge, ShadowZone
 from stress.invariants.shadow import copied
-from stress.search.controlled import ControlledLock, ControlledSync
+from stress.log.snapshot import snapshot_zone
 from stress.search.known import Heard, Known, State, remember
 from stress.search.machine import WatchedMemory, WatchedZone
-from stress.snapshot import snapshot_zone
 from workers.page_reporting import PageReporting
 
 # A loop over the frames costs ten times as much.

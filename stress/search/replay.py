@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pagealloc.revision import PRESETS
+from stress.controlled.strategy import Replay
+from stress.controlled.world import ScheduleError, World
+from stress.errors import BadArgument
 from stress.mutants import MUTANTS, planted
-from stress.params import BadArgument
 from stress.search.explore import Failure, Program, program
 from stress.search.scenarios import SCENARIOS
-from stress.search.strategy import Replay
-from stress.search.world import ScheduleError, World
 
 FORMAT = "pagealloc-replay"
 FORMAT_VERSION = 1

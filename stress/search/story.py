@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stress.controlled.world import LogEntry, Violation, World
+from stress.formats.perfetto import TraceFile
 from stress.invariants import INVARIANTS
-from stress.perfetto import TraceFile
-from stress.search.world import LogEntry, Violation, World
 
 STEP_US = 10  # width of one step in an exported trace; steps have no duration of their own
 DONE_IN_A_TURN = 6  # lines of a table's cell; what is in between is counted

@@ -1,0 +1,5 @@
+"""Texts that other tools read.
+
+procfs    `/proc/buddyinfo`, `pagetypeinfo` and `zoneinfo`, as the kernel prints them
+perfetto  Chrome trace events
+"""

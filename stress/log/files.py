@@ -1,0 +1,36 @@
+"""Where a run's log is: its files, in their order, packed or not."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from stress.errors import BadInput
+
+
+class BadLog(BadInput):
+    """The path holds no log that this program can read; the message names it."""
+
+
+def log_files(run: Path) -> list[Path]:
+    """List the files of a run's log in their order. Raises BadLog when there are none."""
+    if not run.is_dir():
+        raise BadLog(
+            f"{run}: no such run directory" if not run.exists() else f"{run}: expected a run directory"
+        )
+    files = sorted(path for path in run.glob("events*.ndjson*") if path.suffix in (".ndjson", ".gz"))
+    # A file that is there in both forms: whoever packs was killed before it was done.
+    packed = {path.stem for path in files if path.suffix == ".gz"}
+    files = [path for path in files if path.name not in packed]
+    params = run / "params.json"
+    if not files and params.exists() and '"log": "off"' in params.read_text(encoding="utf-8"):
+        raise BadLog(f"{run}: this run kept no log (--log off)")
+    if not files:
+        raise BadLog(f"{run}: expected a run directory with events*.ndjson files, there are none")
+    return files
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open one file of a log, packed or not."""
+    return cast("BinaryIO", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))

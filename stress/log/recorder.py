@@ -1,0 +1,136 @@
+"""Recording a run: tracepoints on, buffers collected, a writer process at the other end of a pipe.
+
+    recorder = Recorder(folder, sync, params, versions)
+    recorder.attach(memory, reporting)      # before the first thread allocates
+    ...
+    result = recorder.finish()              # what was written, what was lost, and why
+
+See `pagealloc.tracepoints` for what the threads do, `stress.log.writer` for the order of the file, and
+`stress.log.events` for the schema.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pagealloc.memory import Memory
+from pagealloc.sync import Sync
+from pagealloc.tracepoints import StatLock, Trace, Tracer
+from stress.log.events import SCHEMA_VERSION
+from stress.log.snapshot import begin_zone
+from stress.log.writer import LENGTH, ROTATE_BYTES
+from workers.page_reporting import PageReporting
+
+ROUND_S = 0.05
+LEAVE_S = 120.0  # for the writer to write what it holds when the run is over
+PATIENCE_S = 5.0  # how long a thread waits for room before it loses a record
+
+
+@dataclass(frozen=True, slots=True)
+class LogResult:
+    """What became of a log: records written and lost, and the disk's reason, if any."""
+
+    written: int
+    lost: int
+    error: str | None
+
+
+class Recorder:
+    """Records one run into a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sync: Sync,
+        params: dict[str, object],
+        versions: dict[str, object],
+        *,
+        rotate_bytes: int = ROTATE_BYTES,
+    ) -> None:
+        self._sync = sync
+        self._tracer = Tracer(sync, patience_s=PATIENCE_S)
+        self.trace: Trace = self._tracer.thread_trace()  # for the harness's own events
+        start_ns = sync.monotonic_ns()
+        self._writer = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "stress.log.writer", str(folder), str(start_ns), str(rotate_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,  # Ctrl-C is for the run: it ends the log
+        )
+        self._pipe_error: str | None = None
+        self._lost = 0  # records that were collected, and did not leave this process
+        self._lost_in: dict[int, int] = {}  # records that found a full buffer, by the buffer's number
+        self._stop = sync.event("collector stops")
+        self.trace("log_begin", SCHEMA_VERSION, params, versions)
+        self._collector = sync.spawn("log collector", self._collect)
+
+    # -- tracepoints on --------------------------------------------------------------------------------
+
+    def attach(self, memory: Memory, reporting: PageReporting) -> None:
+        """Switch every tracepoint on; nobody else uses the memory yet."""
+        for zone in memory.zones:
+            trace = self._tracer.zone_trace(zone.number)
+            begin_zone(zone, trace)
+            zone.trace = trace
+            zone.use_lock(StatLock(zone.lock, self._sync, zone.number, trace, self.trace))
+        memory.trace = self._tracer.waiting_trace()  # no lock is held there: a thread may be slowed down
+        reporting.trace = self.trace
+
+    # -- collecting ------------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        while not self._stop.wait(ROUND_S):
+            self._round()
+        for _ in range(3):  # the writer holds each round back until the next one
+            self._round()
+        self._send(marshal.dumps(None))
+
+    def _round(self) -> None:
+        for buffer, records in self._tracer.collect():
+            self._send(marshal.dumps((buffer.number, buffer.name, buffer.lost, records)))
+            self._lost_in[buffer.number] = buffer.lost
+            if self._pipe_error is not None:
+                self._lost += len(records)
+        self._send(b"")
+
+    def _send(self, frame: bytes) -> None:
+        """Hand a frame over; a writer that is gone costs the log, not the run."""
+        pipe = self._writer.stdin
+        if self._pipe_error is not None or pipe is None:
+            return
+        try:
+            pipe.write(LENGTH.pack(len(frame)))
+            pipe.write(frame)
+            if not frame:
+                pipe.flush()
+        except OSError as error:
+            self._pipe_error = f"the log writer is gone ({error.strerror})"
+
+    def finish(self) -> LogResult:
+        """End the log and wait until it is written; nobody may trace any more.
+
+        A writer that does not come to an end is killed: the log is then cut, and says so.
+        """
+        self._stop.set()
+        try:
+            if not self._collector.join(LEAVE_S):
+                raise TimeoutError(f"it took nothing for {LEAVE_S:g} s")
+            answer, _ = self._writer.communicate(timeout=LEAVE_S)
+            result = json.loads(answer)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            self._writer.kill()
+            self._writer.wait()
+            return LogResult(
+                0,
+                self._lost + sum(self._lost_in.values()),
+                self._pipe_error or f"the log writer did not end well ({error})",
+            )
+        lost = self._lost + sum(self._lost_in.values()) + result["lost"]
+        return LogResult(result["written"], lost, result["error"] or self._pipe_error)

@@ -1,0 +1,118 @@
+"""`stress run`: allocator threads and a reporting worker on real memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from pagealloc.sync_real import RealSync
+from stress.errors import EXIT_FAILURE, EXIT_SUCCESS
+from stress.run.conductor import StressRun, Summary
+from stress.run.directory import RunDirectory, RunDirectoryError, default_path
+from stress.run.footprint import use_one_arena
+from stress.run.params import OPTIONS, RunParams, key_of, option_of, parse_changes
+from stress.run.scenario import load_scenario, shipped, with_default_sleep
+from stress.run.view import LineView, LiveView, View, print_summary
+from workers.page_reporting import Reporter
+from workers.reporters import load_reporter
+
+
+def add_arguments(run: argparse.ArgumentParser) -> None:
+    """Describe the command's arguments."""
+    run.set_defaults(command=command_run)
+    run.add_argument(
+        "scenario",
+        nargs="?",
+        metavar="SCENARIO",
+        help="one that --list names, or a TOML file of your own; options go above it",
+    )
+    run.add_argument("--list", action="store_true", help="list the scenarios, and do nothing")
+    for name, option in OPTIONS.items():
+        about, metavar = option.metadata["about"], option.metadata["metavar"]
+        shown = "0" if option.type == "Range" else option.default
+        default = "" if shown is None else f" (default: {shown})"
+        run.add_argument(option_of(name), metavar=metavar, dest=key_of(name), help=f"{about}{default}")
+    run.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="where parameters, events and summary go (default: runs/DATE-TIME)",
+    )
+    run.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def command_run(arguments: argparse.Namespace) -> int:
+    """Run, and print how it went; exit status 0 for SUCCESS, 1 for FAILURE."""
+    if arguments.list:
+        return _list_scenarios()
+    params = _run_params(arguments)
+    reporter = load_reporter(params.reporter)
+    use_one_arena()
+    sync = RealSync()
+    directory = _open_directory(arguments.run_dir, sync, params)
+    summary = _watched_run(params, sync, reporter, directory, quiet=arguments.json)
+    if directory is not None:
+        _finish_directory(directory, summary)
+    for stack in summary.stacks:
+        print(stack, file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(asdict(summary)))
+    else:
+        print_summary(Console(), summary, params.words())
+    return EXIT_SUCCESS if summary.verdict == "SUCCESS" else EXIT_FAILURE
+
+
+def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
+    """Write the summary; whatever the disk refuses is a note, never the end of the verdict."""
+    summary.notes.append(f"run directory {directory.path}")
+    try:
+        directory.finish(summary)
+    except RunDirectoryError as error:
+        summary.notes.append(f"no summary was kept: {error}")
+
+
+def _list_scenarios() -> int:
+    for name in shipped():
+        print(f"{name:22} {load_scenario(name).about}")
+    return EXIT_SUCCESS
+
+
+def _run_params(arguments: argparse.Namespace) -> RunParams:
+    """Return what the scenario says, and above that what the command line says."""
+    words = {name: getattr(arguments, key_of(name)) for name in OPTIONS}
+    chosen = parse_changes({name: text for name, text in words.items() if text is not None})
+    if arguments.scenario is None:
+        return RunParams(**with_default_sleep(chosen))
+    return load_scenario(arguments.scenario).params(chosen)
+
+
+def _open_directory(path: Path | None, sync: RealSync, params: RunParams) -> RunDirectory | None:
+    """Open the run directory; one that nobody asked for and that cannot be made is done without."""
+    try:
+        return RunDirectory(path or default_path(sync), sync, params.as_dict())
+    except RunDirectoryError as error:
+        if path is not None:
+            raise
+        print(f"stress: no run directory is kept: {error}", file=sys.stderr)
+        return None
+
+
+def _watched_run(
+    params: RunParams, sync: RealSync, reporter: Reporter, directory: RunDirectory | None, *, quiet: bool
+) -> Summary:
+    """Run under the view that fits the terminal; with `quiet` nothing is written to stdout."""
+    console = Console(stderr=quiet)
+    # What cannot move its cursor gets lines: a pipe, and a dumb terminal.
+    view: View = LiveView(console) if console.is_interactive else LineView(console, params.stat_interval)
+    if not quiet:
+        console.print(f"stress run: {params.words()}", highlight=False, markup=False, soft_wrap=True)
+    try:
+        recorder = directory.recorder if directory is not None else None
+        return StressRun(params, sync, reporter, view.show, recorder).run()
+    finally:
+        view.close()

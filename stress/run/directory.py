@@ -1,0 +1,78 @@
+"""What a run leaves behind: parameters, versions, events and the summary, in a folder of its own.
+
+    params.json     the parameters
+    versions.json   this package, the interpreter, the machine
+    events-*.ndjson one JSON object a line, as it happened (`stress.log.events`); .gz behind the older files of a long run
+    summary.json    the verdict and the figures, written last; a run without it did not end
+
+A disk that fills up costs the log, never the run: records that cannot be written are counted, and the
+summary says how many.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pagealloc.sync import Sync
+from stress.errors import BadInput
+from stress.log.recorder import Recorder
+from stress.provenance import versions
+from stress.run.conductor import Summary
+
+SUMMARY_FILE = "summary.json"
+
+
+class RunDirectoryError(BadInput):
+    """The folder cannot be made or written; the message names it."""
+
+
+class RunDirectory:
+    """An open run directory. Raises RunDirectoryError when it cannot be begun."""
+
+    def __init__(self, path: Path, sync: Sync, params: dict[str, object]) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise RunDirectoryError(f"--run-dir: {path} is not empty, expected a new or an empty folder")
+            self._write("params.json", params)
+            self._write("versions.json", versions())
+            self.recorder = Recorder(path, sync, params, versions()) if params["log"] == "all" else None
+        except OSError as error:
+            raise RunDirectoryError(f"--run-dir: {path}: {error.strerror}") from error
+
+    def finish(self, summary: Summary) -> None:
+        """End the log, note in the summary what it lacks, and write it. Raises RunDirectoryError."""
+        if self.recorder is not None:
+            log = self.recorder.finish()
+            if log.lost or log.error is not None:
+                why = log.error or "its buffers were full"
+                summary.notes.append(f"the log lacks {log.lost} records: {why}")
+        try:
+            self._write(SUMMARY_FILE, asdict(summary))
+        except OSError as error:
+            raise RunDirectoryError(f"{self.path / SUMMARY_FILE}: {error.strerror}") from error
+
+    def _write(self, name: str, content: dict[str, object]) -> None:
+        """Write a file whole or not at all."""
+        path, draft = self.path / name, self.path / f"{name}.tmp"
+        try:
+            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+def default_path(sync: Sync) -> Path:
+    """Return runs/DATE-TIME (UTC) below the current folder, with a number behind it if that is taken."""
+    stamp = datetime.fromtimestamp(sync.wall_clock(), UTC).strftime("%Y%m%d-%H%M%S")
+    path = Path("runs") / stamp
+    number = 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{stamp}-{number}"
+    return path

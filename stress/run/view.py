@@ -1,0 +1,208 @@
+"""How a run looks while it runs: bars that move on a terminal, plain lines elsewhere, and the end table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, cast
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pagealloc.mmzone import PAGE_SHIFT
+from stress.run.conductor import Summary
+from stress.run.status import Status, ZoneStatus
+
+BAR_WIDTH_MAX = 60
+
+# What a bar shows, from the left: style, letter (for terminals without colour), name.
+PARTS = (
+    ("red", "#", "allocated"),
+    ("magenta", "+", "page sets"),
+    ("yellow", "~", "in flight"),
+    ("blue", "-", "free"),
+    ("green", ".", "reported"),
+)
+
+
+def mib(nr_bytes: float) -> str:
+    """Show bytes in MiB."""
+    return f"{nr_bytes / (1 << 20):.0f} MiB"
+
+
+def pages_mib(nr_pages: int) -> str:
+    """Show pages in MiB."""
+    return mib(nr_pages << PAGE_SHIFT)
+
+
+class View(Protocol):
+    """Somebody who watches a run."""
+
+    def show(self, status: Status) -> None: ...
+    def close(self) -> None: ...
+
+
+class LineView:
+    """One plain line every `interval_s` seconds: `!!!` for violations, `???` for a thread that gets too little."""
+
+    def __init__(self, console: Console, interval_s: float) -> None:
+        self._console = console
+        self._interval_s = interval_s
+        self._next_s = 0.0
+
+    def show(self, status: Status) -> None:
+        if status.seconds < self._next_s:
+            return
+        self._next_s = status.seconds + self._interval_s
+        zones = "  ".join(
+            f"{zone.name}: {pages_mib(zone.allocated)} allocated, {pages_mib(zone.free)} free, "
+            f"{pages_mib(zone.reported)} reported, {pages_mib(zone.in_flight)} in flight"
+            for zone in status.zones
+        )
+        flag = f"  !!! {status.violations} violations" if status.violations else ""
+        stuck = f"  stuck: {status.stuck}" if status.stuck else ""
+        unfair = f"  ??? unfair: {status.unfair}" if status.unfair else ""
+        self._console.print(
+            f"{status.seconds:6.1f} s  {status.phase:6}  resident {mib(status.resident_bytes):>8}  "
+            f"{status.ops_per_second:8.0f} ops/s  {status.allocators:3} threads  {status.batches:4} batches  {zones}"
+            f"{stuck}{unfair}{flag}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+    def close(self) -> None:
+        pass
+
+
+class LiveView:
+    """A picture that is drawn anew a few times a second, for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
+        self._live.start()
+        self._console = console
+
+    def show(self, status: Status) -> None:
+        self._live.update(picture(status, self._console.width))
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def picture(status: Status, width: int) -> RenderableType:
+    """Draw a status: a bar for every zone, one for the resident memory, and the figures."""
+    bar_width = max(10, min(BAR_WIDTH_MAX, width - 34))
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for zone in status.zones:
+        table.add_row(zone.name, _zone_bar(zone, bar_width), f"{pages_mib(zone.free)} free")
+    table.add_row("resident", _resident_bar(status, bar_width), mib(status.resident_bytes))
+    legend = Text("          ")
+    for style, letter, name in PARTS:
+        legend.append(f" {letter} ", style=style).append(f"{name} ")
+    figures = Text(
+        f"{status.seconds:5.1f} s  {status.phase}   {status.ops_per_second:,.0f} ops/s   "
+        f"{status.allocs:,} allocs   {status.failed_allocs:,} failed\n"
+        f"worker {status.state}   {status.passes} passes   {status.batches} batches "
+        f"({status.failed_batches} failed)   {mib(status.reported_bytes)} given back"
+    )
+    lines: list[RenderableType] = [table, legend, figures]
+    if status.stuck:
+        lines.append(Text(f"stuck: {status.stuck}", style="yellow"))
+    if status.unfair:
+        lines.append(Text(f"??? unfair: {status.unfair}", style="yellow"))
+    if status.violations:
+        lines.append(Text(f"!!! {status.violations} violations", style="bold red"))
+    return Group(*lines)
+
+
+def _zone_bar(zone: ZoneStatus, width: int) -> Text:
+    unreported = max(0, zone.free - zone.reported)
+    shares = (zone.allocated, zone.on_page_sets, zone.in_flight, unreported, zone.reported)
+    return _bar(
+        [(pages, style, letter) for pages, (style, letter, _) in zip(shares, PARTS, strict=True)], width
+    )
+
+
+def _resident_bar(status: Status, width: int) -> Text:
+    absent = max(0, status.total_bytes - status.resident_bytes)
+    return _bar([(status.resident_bytes, "cyan", "="), (absent, "bright_black", " ")], width)
+
+
+def _bar(parts: list[tuple[int, str, str]], width: int) -> Text:
+    """Draw parts of a whole as runs of letters; whatever is not zero gets one cell at least.
+
+    The cells that rounding leaves over, or takes too many, are the largest part's.
+    """
+    total = sum(size for size, _, _ in parts) or 1
+    cells = [max(1, size * width // total) if size else 0 for size, _, _ in parts]
+    largest = max(range(len(parts)), key=lambda at: parts[at][0])
+    if any(cells):
+        cells[largest] = max(1, cells[largest] + width - sum(cells))
+    text = Text()
+    for count, (_, style, letter) in zip(cells, parts, strict=True):
+        text.append(letter * count, style=style)
+    return text
+
+
+def print_summary(console: Console, summary: Summary, words: str) -> None:
+    """Print the table of figures, what is worth a note, the violations, and the verdict as the last line."""
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    rate = (summary.allocs + summary.frees) / summary.seconds if summary.seconds else 0.0
+    rows = (
+        ("allocations", f"{summary.allocs:,} ({summary.failed_allocs:,} found no memory)"),
+        ("frees", f"{summary.frees:,} ({rate:,.0f} operations per second)"),
+        ("passes", f"{summary.passes:,}"),
+        (
+            "batches",
+            f"{summary.batches:,} ({summary.failed_batches:,} failed, {summary.stuck_batches} stuck)",
+        ),
+        ("reported", f"{summary.reported_blocks:,} blocks, {mib(summary.reported_bytes)}"),
+        ("resident at start", mib(summary.resident_bytes_start)),
+        ("resident at peak", mib(summary.resident_bytes_peak)),
+        ("resident at end", mib(summary.resident_bytes_end)),
+    )
+    for name, value in (*rows, *_soak_rows(summary)):
+        table.add_row(name, value)
+    console.print(table, highlight=False)
+    for note in summary.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    for text in summary.violations:
+        console.print(f"!!! {text}", highlight=False, markup=False, soft_wrap=True, style="red")
+    if summary.violation_count > len(summary.violations):
+        hidden = summary.violation_count - len(summary.violations)
+        console.print(f"!!! and {hidden} more", highlight=False, markup=False, style="red")
+    ended = "interrupted after " if summary.interrupted else ""
+    console.print(
+        f"{summary.verdict} {ended}{summary.seconds:.1f} s, {summary.violation_count} violations: {words}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+        style="bold green" if summary.verdict == "SUCCESS" else "bold red",
+    )
+
+
+def _soak_rows(summary: Summary) -> Iterator[tuple[str, str]]:
+    """Show what must be flat in a long run, in its first, middle and last tenth, and at both ends."""
+    footprint = summary.footprint
+    tenths = [
+        cast("dict[str, int]", footprint.get(f"{part}_tenth", {})) for part in ("first", "middle", "last")
+    ]
+    ends = [cast("dict[str, int]", footprint.get(part, {})) for part in ("before", "after")]
+    if not all((*tenths, *ends)):
+        return
+    own = " .. ".join(mib(part["own_bytes"]) for part in tenths)
+    peak = mib(cast("int", footprint["peak_rss_bytes"]))
+    yield "own memory", f"{own} in the first, middle and last tenth; with all pages {peak} at peak"
+    for key, name in (("threads", "threads"), ("file_descriptors", "file descriptors")):
+        during = " .. ".join(str(part[key]) for part in tenths)
+        yield name, f"{during}, {ends[0][key]} before and {ends[1][key]} after"
+    yield "kept at most", ", ".join(f"{count:,} {name}" for name, count in summary.kept_max.items())
+    most, least = max(summary.operations), min(summary.operations)
+    yield "operations", f"{least:,} .. {most:,} a thread, {summary.unfair_intervals} unfair intervals"

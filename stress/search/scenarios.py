@@ -1,8 +1,0 @@
-"""All scenarios, in the order in which a search goes through them."""
-
-from __future__ import annotations
-
-from stress.search import races, vectors
-from stress.search.catalogue import SCENARIOS, Body, Scenario
-
-__all__ = ["SCENARIOS", "Body", "Scenario", "races", "vectors"]

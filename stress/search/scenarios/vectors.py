@@ -1,0 +1,429 @@
+"""Scenarios for exact values: lists, batches, marks and budgets as the kernel has them, and life cycles.
+
+Most have one task and no choices, so one execution says everything. Expected values are worked out from the
+kernel's rules, or follow the recorded runs named in the docstrings.
+"""
+
+from __future__ import annotations
+
+from pagealloc.gfp import GFP_KERNEL, GFP_ZERO
+from pagealloc.mmzone import ALLOC_HIGHATOMIC, MIGRATE_HIGHATOMIC, MIGRATE_MOVABLE, MIGRATE_UNMOVABLE
+from pagealloc.ram import Ram
+from pagealloc.zone import Zone
+from stress.search.kit import Kit
+from stress.search.scenarios.catalogue import scenario
+from workers.page_reporting import Batch
+
+
+def _expect(kit: Kit, invariant: str, what: str, found: object, expected: object) -> None:
+    kit.oracle.expect(found == expected, invariant, lambda: f"{what}: {found}, expected {expected}")
+
+
+def _expect_list(kit: Kit, order: int, migratetype: int, expected: list[int]) -> None:
+    found = list(kit.zones[0].list_pfns(order, migratetype))
+    _expect(kit, "vectors", f"list {order}.{migratetype}", found, expected)
+
+
+def _expect_batches(kit: Kit, expected: list[list[int]]) -> None:
+    found = [[pfn for pfn, _ in batch] for batch in kit.host.batches]
+    _expect(kit, "vectors", "batches", found, expected)
+
+
+def _expect_types(kit: Kit, pfns: list[int], expected: list[int]) -> None:
+    found = [kit.zones[0].pageblock_migratetype(pfn) for pfn in pfns]
+    _expect(kit, "vectors", f"types of the pageblocks of {pfns}", found, expected)
+
+
+def _one_pass(kit: Kit) -> None:
+    """Register the device and make its first pass, on this very task."""
+    kit.reporting.register(kit.device)
+    kit.reporting.run_now()
+
+
+def _leave(kit: Kit) -> None:
+    """Unregister: from here on every call of the reporter is one too many."""
+    kit.reporting.unregister(kit.device)
+    kit.oracle.retired = True
+
+
+def _apart(kit: Kit, pages: int, count: int, capacity: int) -> list[int]:
+    """Build a zone with all in use but `count` blocks that cannot merge; returns them, head of the list first."""
+    kit.build(("Normal", pages), capacity=capacity)
+    blocks = kit.alloc_all(3)[0 : 2 * count : 2]
+    for pfn in reversed(blocks):
+        kit.free(pfn, 3)
+    _expect_list(kit, 3, MIGRATE_MOVABLE, blocks)
+    return blocks
+
+
+# -- devices that come and go --------------------------------------------------------------------------------
+
+
+@scenario
+def gone_for_good(kit: Kit) -> None:
+    """Unregister while a block is freed: whatever was on its way, no call follows the return (S22)."""
+    kit.build(("Normal", 32), capacity=1)
+    pfns = kit.alloc_nearly_all(3)
+    kit.start()
+    kit.spawn("free", lambda: kit.free(pfns[0], 3))
+    kit.spawn("leave", lambda: _leave(kit))
+    kit.settle(all_reported=False)
+    kit.stop()
+
+
+@scenario
+def return_while_freeing(kit: Kit) -> None:
+    """Register again while a block is freed, which notifies ever since the first time; then leave (S22)."""
+    kit.build(("Normal", 32), capacity=1)
+    pfns = kit.alloc_nearly_all(3)
+    kit.reporting.register(kit.device)
+    kit.reporting.unregister(kit.device)
+    kit.workqueue.start()
+    kit.spawn("return", lambda: kit.reporting.register(kit.device), lambda: _leave(kit))
+    kit.spawn("free", lambda: kit.free(pfns[0], 3))
+    kit.settle(all_reported=False)
+    kit.stop()
+
+
+@scenario
+def reported_without_a_device(kit: Kit) -> None:
+    """Allocate and free what a device was told about before it left, and register again."""
+    kit.build(("Normal", 64))
+    kit.start()
+    kit.settle()
+    kit.reporting.unregister(kit.device)
+    pfn = kit.alloc(3)
+    kit.tick()
+    kit.free(pfn, 3)
+    kit.reporting.register(kit.device)
+    kit.rest()
+
+
+@scenario
+def order_changed_in_mid_pass(kit: Kit) -> None:
+    """Change the device's order while its pass runs: the order that it registered with holds (S11)."""
+    kit.build(("DMA32", 32), ("Normal", 32), capacity=1)
+    for number in range(2):
+        pfn = kit.alloc(3, zone=number)
+        kit.zones[number].claim_range(pfn, 2)
+        kit.free(pfn, 2)
+
+    def during(zone: Zone, batch: Batch) -> None:
+        del zone, batch
+        kit.device.order = 2
+
+    kit.host.during = during
+    kit.start()
+    kit.rest()
+
+
+@scenario
+def nothing_else_is_left(kit: Kit) -> None:
+    """Allocate when all that is free is in flight: it fails then, and works when the block is back (L7)."""
+    kit.build(("Normal", 32), capacity=1)
+    pfns = kit.alloc_nearly_all(3)
+    kit.free(pfns[0], 3)
+    kit.start()
+    got: list[int] = []
+    kit.spawn("alloc", lambda: got.append(kit.alloc(3)))
+    kit.settle()
+    if got == [-1]:
+        _expect(kit, "L7", "the retry", kit.alloc(3), pfns[0])
+    kit.rest()
+
+
+# -- requests ------------------------------------------------------------------------------------------------
+
+
+@scenario
+def one_pass_is_enough(kit: Kit) -> None:
+    """Nothing is freed: putting blocks back may not ask for another pass (S21)."""
+    kit.build(("Normal", 64))
+    kit.start()
+    kit.settle()
+    _expect(kit, "S21", "passes", kit.reporting.stats.passes, 1)
+    _leave(kit)
+    kit.stop()
+
+
+@scenario
+def vector_request_while_active(kit: Kit) -> None:
+    """Free during a report: the request waits for the pass to end, and arms one then (recorded run 60)."""
+    kit.build(("Normal", 64))
+    held = kit.alloc(3)
+    seen: list[tuple[str, bool]] = []
+
+    def during(zone: Zone, batch: Batch) -> None:
+        del zone, batch
+        if not seen:
+            kit.free(held, 3)
+            seen.append((kit.reporting.state_name(), kit.reporting.pending()))
+
+    kit.host.during = during
+    _one_pass(kit)
+    _expect(kit, "vectors", "(state, armed) during the pass", seen, [("requested", False)])
+    after = kit.reporting.state_name(), kit.reporting.pending()
+    _expect(kit, "vectors", "(state, armed) after the pass", after, ("requested", True))
+    kit.reporting.unregister(kit.device)
+
+
+# -- withheld and reserved pageblocks ------------------------------------------------------------------------
+
+
+@scenario
+def withhold_in_flight(kit: Kit) -> None:
+    """Withhold a pageblock whose page may be in flight, and give it back: it counts once, or not at all."""
+    kit.build(("Normal", 32), capacity=1)
+    zone = kit.zones[0]
+    first, _, third, _ = kit.alloc_all(3)
+    kit.free(first, 3)
+    kit.free(third, 3)
+    kit.start()
+    kit.spawn("withhold", lambda: zone.isolate_pageblock(first))
+    kit.settle(all_reported=False)
+    kit.spawn("give back", lambda: zone.unisolate_pageblock(first, MIGRATE_MOVABLE))
+    kit.rest(all_reported=False)
+
+
+@scenario
+def give_back_beside_a_buddy(kit: Kit) -> None:
+    """Give a Reported, withheld pageblock back whose buddy waits: they merge, and the whole is not Reported."""
+    kit.build(("Normal", 64))
+    zone = kit.zones[0]
+    first, second = kit.alloc(3), kit.alloc(3)
+    kit.free(first, 3)
+    kit.start()
+    kit.settle()
+    zone.isolate_pageblock(first)
+    kit.free(second, 3)
+    kit.settle()
+    zone.unisolate_pageblock(first, MIGRATE_MOVABLE)
+    _expect(kit, "vectors", "the two merge", zone.page_is_buddy(first, 4), True)
+    _expect(kit, "S14", "the whole is Reported", zone.page_reported(first - zone.base_pfn), False)
+    kit.rest(all_reported=False)
+
+
+@scenario
+def vector_high_atomic(kit: Kit) -> None:
+    """A high-atomic pageblock is reported like any other, and keeps its type (recorded run 74)."""
+    kit.build(("Normal", 64))
+    pfn = kit.zones[0].rmqueue_buddy(1, MIGRATE_MOVABLE, ALLOC_HIGHATOMIC)
+    kit.free(pfn, 1)
+    _expect_types(kit, [pfn], [MIGRATE_HIGHATOMIC])
+    kit.start()
+    kit.settle()
+    _expect_types(kit, [pfn], [MIGRATE_HIGHATOMIC])
+    kit.rest()
+
+
+@scenario
+def vector_types_of_taken_blocks(kit: Kit) -> None:
+    """Taking half a pageblock or more turns it movable; taking less leaves it (recorded runs 55 and 56)."""
+    kit.build(("Normal", 64), capacity=4, order=1)
+    zone = kit.zones[0]
+    small, half, whole, spare = kit.alloc_all(3)[0:8:2]
+    for pfn in (small, half, whole):
+        zone.set_block_type(pfn, MIGRATE_UNMOVABLE, move=False)
+    # The last page stays behind: without it the min mark would forbid taking the last block.
+    for pfn, order in ((small, 1), (half, 2), (whole, 3), (spare, 0)):
+        zone.claim_range(pfn, order)
+        kit.free(pfn, order)
+    _one_pass(kit)
+    _expect_batches(kit, [[whole, half, small]])
+    _expect_types(kit, [small, half, whole], [MIGRATE_UNMOVABLE, MIGRATE_MOVABLE, MIGRATE_MOVABLE])
+    _expect_list(kit, 1, MIGRATE_UNMOVABLE, [small])
+    _expect_list(kit, 2, MIGRATE_MOVABLE, [half])
+    _expect_list(kit, 3, MIGRATE_MOVABLE, [whole])
+    kit.reporting.unregister(kit.device)
+
+
+# -- marks ---------------------------------------------------------------------------------------------------
+
+
+@scenario
+def vector_marks(kit: Kit) -> None:
+    """Move the marks, page by page, across what a visit and each isolation need (runs 41 to 44 and 47)."""
+    kit.build(("Normal", 64), capacity=2)
+    zone = kit.zones[0]
+    free = zone.nr_free_pages
+    room = 2 << 3  # pages of a batch of the smallest blocks; those here are twice as large
+    marks = [(0, low, 0) for low in range(free - room - 1, free - room + 2)]
+    marks += [(0, low, 5) for low in range(free - room - 6, free - room - 3)]
+    marks += [(least, 20, boost) for least in range(free - 33, free - 14) for boost in (0, 1)]
+    for min_mark, low_mark, boost in marks:
+        zone.set_watermarks(min_mark, low_mark, low_mark)
+        zone.set_watermark_boost(boost)
+        _one_pass(kit)
+        visited = free > low_mark + boost + room
+        expected = sum(visited and free - 16 * taken > min_mark for taken in (1, 2))
+        found = len(kit.host.batches[0]) if kit.host.batches else 0
+        _expect(kit, "S16", f"blocks taken at {min_mark}, {low_mark} + {boost}", found, expected)
+        # Leave everything free and nothing Reported, for the next marks.
+        kit.reporting.unregister(kit.device)
+        kit.host.batches.clear()
+        zone.set_watermarks(0, 0, 0)
+        for pfn in kit.alloc_all(4):
+            kit.free(pfn, 4)
+
+
+@scenario
+def vector_isolation_refused(kit: Kit) -> None:
+    """Raise the min mark during a report so that the fourth of six blocks is refused (1.10, run 46)."""
+    a, b, c, d, e, f = _apart(kit, 112, 6, capacity=2)
+    zone = kit.zones[0]
+    least = zone.nr_free_pages - 16
+
+    def during(_zone: Zone, batch: Batch) -> None:
+        del batch
+        zone.set_watermarks(least, 0, 0)
+
+    kit.host.during = during
+    _one_pass(kit)
+    _expect_batches(kit, [[b, a], [c]])
+    final = {"36e66c55": [c, a, b, d, e, f], "v6.1": [d, e, f, b, a, c]}
+    _expect_list(kit, 3, MIGRATE_MOVABLE, final.get(kit.revision.name, [c, d, e, f, a, b]))
+    _expect(kit, "vectors", "another pass is armed", kit.reporting.pending(), False)
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
+def vector_reported_in_front(kit: Kit) -> None:
+    """Reported blocks in front are skipped, and end up behind when the walk stops (recorded run 14)."""
+    kit.build(("Normal", 112), capacity=1)
+    zone = kit.zones[0]
+    a, b, c, d = kit.alloc_all(3)[0:8:2]
+    kit.free(a, 3)
+    kit.free(b, 3)
+    _one_pass(kit)
+    first, second = zone.list_pfns(3, MIGRATE_MOVABLE)
+    kit.free(d, 3)
+    kit.free(c, 3)
+    zone.lock.acquire()
+    zone.rotate_to_front(first, 3, MIGRATE_MOVABLE)
+    zone.lock.release()
+    zone.set_watermarks(zone.nr_free_pages - 8, 0, 0)  # nothing may be isolated
+    kit.reporting.run_now()
+    turned = [c, d, first, second]
+    _expect_list(kit, 3, MIGRATE_MOVABLE, turned if kit.revision.rotate else [first, second, c, d])
+    kit.reporting.unregister(kit.device)
+
+
+# -- budgets -------------------------------------------------------------------------------------------------
+
+
+@scenario
+def vector_budget_counts_all_types(kit: Kit) -> None:
+    """The budget of a visit counts the order's blocks of all types, not the list's (recorded run 19)."""
+    kit.build(("Normal", 272), capacity=1)
+    zone = kit.zones[0]
+    for pfn in list(zone.list_pfns(4, MIGRATE_MOVABLE))[:8]:
+        zone.set_block_type(pfn, MIGRATE_UNMOVABLE, move=True)
+        zone.set_block_type(pfn + 8, MIGRATE_UNMOVABLE, move=False)
+    unmovable = list(zone.list_pfns(4, MIGRATE_UNMOVABLE))
+    movable = list(zone.list_pfns(4, MIGRATE_MOVABLE))
+    _one_pass(kit)
+    if kit.revision.budget:
+        # ceil(17 / 16) + 1 calls for each list; by the lists' own lengths it would be one less
+        _expect_batches(kit, [[pfn] for pfn in unmovable[:3] + movable[:3]])
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
+def vector_capacity_three(kit: Kit) -> None:
+    """A capacity that is no power of two: seven blocks make ceil(7 / 48) + 1 full batches."""
+    a, b, c, d, e, f, g = _apart(kit, 112, 7, capacity=3)
+    _one_pass(kit)
+    batches = [[c, b, a], [f, e, d]]
+    _expect_batches(kit, batches if kit.revision.budget else [*batches, [g]])
+    final = {"v5.7": [g, a, b, c, d, e, f], "v6.1": [g, c, b, a, f, e, d]}
+    _expect_list(kit, 3, MIGRATE_MOVABLE, final.get(kit.revision.name, [g, d, e, f, a, b, c]))
+    kit.reporting.unregister(kit.device)
+
+
+# -- content -------------------------------------------------------------------------------------------------
+
+
+@scenario
+def zeroed_pages_are_zero(kit: Kit) -> None:
+    """Ask for zeroed pages that a device was told about and kept as they were: they are cleared (S25)."""
+    kit.build(("Normal", 32))
+    memory, zone = kit.memory, kit.zones[0]
+    memory.ram = zone.ram = Ram(zone.start_pfn, zone.managed_pages)
+    memory.ram.memory[:] = b"\xa5" * memory.ram.nr_bytes
+    kit.start()
+    kit.settle()
+    for order in (0, 3):
+        pfn = memory.alloc_pages(GFP_KERNEL | GFP_ZERO, order)
+        assert pfn is not None
+        dirty = any(memory.view(pfn, order))
+        kit.oracle.expect(not dirty, "S25", lambda: "an allocation of zeroed pages holds old bytes")
+    kit.rest()
+    memory.close()
+
+
+def _seven_blocks(kit: Kit) -> list[int]:
+    """Put seven blocks that cannot merge on one list, the first at its head; returns their pfns."""
+    kit.build(("Normal", 112), capacity=2)
+    pfns = kit.alloc_all(3)
+    blocks = pfns[::2][:7]
+    for pfn in reversed(blocks):
+        kit.free(pfn, 3)
+    _expect_list(kit, 3, 1, blocks)
+    return blocks
+
+
+@scenario
+def vector_one_pass(kit: Kit) -> None:
+    """Seven blocks and one pass: batches, rotation, budget and putback in the kernel's very order."""
+    blocks = _seven_blocks(kit)
+    a, b, c, d, e, f, g = blocks
+    kit.reporting.register(kit.device)
+    kit.reporting.run_now()
+    batches, final = {
+        "36e66c55": ([[b, a], [d, c], [f, e], [g]], [g, e, f, c, d, a, b]),
+        "seed": ([[b, a], [d, c], [f, e], [g]], [g, e, f, a, b, c, d]),
+        "02cf8719": ([[b, a], [d, c], [f, e], [g]], [g, e, f, a, b, c, d]),
+        "v5.7": ([[b, a], [d, c]], [e, f, g, a, b, c, d]),
+        "v6.1": ([[b, a], [d, c]], [e, f, g, b, a, d, c]),
+    }[kit.revision.name]
+    if kit.revision.name != "seed":
+        _expect_batches(kit, batches)
+        _expect_list(kit, 3, 1, final)
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
+def vector_second_batch_fails(kit: Kit) -> None:
+    """The second of two batches fails: it goes back unflagged, and the pass ends."""
+    a, b, c, d, e, f, g = _seven_blocks(kit)
+    kit.host.fail_calls = {2}
+    kit.reporting.register(kit.device)
+    kit.reporting.run_now()
+    if kit.revision.name == "v6.1":
+        _expect_list(kit, 3, 1, [e, f, g, b, a, d, c])
+        _expect_batches(kit, [[b, a], [d, c]])
+        reported = [
+            pfn for pfn in (a, b, c, d, e, f, g) if kit.zones[0].page_reported(pfn - kit.zones[0].base_pfn)
+        ]
+        kit.oracle.expect(reported == [a, b], "S14", lambda: f"Reported are {reported}, expected {[a, b]}")
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
+def vector_orders_ascend(kit: Kit) -> None:
+    """Blocks of two orders and types in one batch: small orders first, unmovable before movable."""
+    kit.build(("Normal", 64), capacity=4, order=2)
+    zone = kit.zones[0]
+    pfns = kit.alloc_all(2)
+    zone.claim_range(pfns[-1], 1)
+    kit.free(pfns[-1], 1)
+    zone.set_block_type(pfns[0], MIGRATE_UNMOVABLE, move=False)
+    for pfn in (pfns[0], pfns[4], pfns[5], pfns[8], pfns[12]):
+        kit.free(pfn, 2)
+    kit.reporting.register(kit.device)
+    kit.reporting.run_now()
+    if kit.revision.name == "v6.1":
+        # order 2: unmovable pfns[0], then movable pfns[12], pfns[8]; order 3: the pair pfns[4] + pfns[5]
+        _expect_batches(kit, [[pfns[4], pfns[8], pfns[12], pfns[0]]])
+        _expect_list(kit, 2, 1, [pfns[8], pfns[12], pfns[0]])
+    kit.reporting.unregister(kit.device)

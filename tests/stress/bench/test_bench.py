@@ -1,0 +1,328 @@
+"""The benchmark's own logic. Nothing here asserts how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pagealloc import GFP_KERNEL, Memory, ZoneSpec
+from pagealloc.zone import Zone
+from stress.bench import command, peers, table
+from stress.bench.growth import Curve, reported_share, reporting_by_size, zone_size, zones
+from stress.bench.measure import Effort, Row, compare, percentile, several_threads, take_turns
+from stress.bench.peers import Absent, Locked, find_peers
+from stress.bench.reporting import TOP_ORDER, ByHand, Holds, holds_us
+from stress.bench.tracing import memory_without_tracepoints, methods_without_tracepoints
+from stress.bench.workloads import SLICE, STEPS, front, mixed, mixed_plan, one_zone, waves
+from stress.cli import main
+from workers.reporters import Null
+
+TINY = Effort(
+    rounds=1, window_s=0.001, threads_s=0.001, warm_up_s=0.0, churn_s=0.001, largest_zone_pages=1 << 16
+)
+
+
+def quick_json(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    assert main(["bench", "--quick", "--json"]) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+# -- rows ------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_the_median_of_the_ratios_of_each_round() -> None:
+    row = compare("x", [10.0, 30.0, 20.0], [10.0, 10.0, 10.0], goal=1.5, unit="", against="y")
+
+    assert (row.ratio, row.ours, row.theirs, row.spread) == (2.0, 20.0, 10.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "goal", "at_most", "met"),
+    [
+        (1.0, 1.0, False, True),
+        (0.9, 1.0, False, False),
+        (1.0, 1.0, True, True),
+        (1.1, 1.0, True, False),
+        (None, 1.0, False, None),
+        (1.0, None, False, None),
+    ],
+)
+def test_a_goal_is_the_least_or_the_most_that_a_ratio_may_be(
+    ratio: float | None, goal: float | None, at_most: bool, met: bool | None
+) -> None:
+    assert Row("x", goal, ratio, at_most).met is met
+
+
+def test_contenders_take_turns() -> None:
+    calls: list[str] = []
+    take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 2)  # type: ignore[misc]
+
+    assert calls == ["a", "b", "a", "b"]
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    assert percentile([float(value) for value in range(100)], 0.99) == 99.0
+    assert percentile([1.0], 0.99) == 1.0
+
+
+def test_what_threads_do_is_counted_until_the_window_ends() -> None:
+    window = several_threads([lambda: 1, lambda: 1], 0.01, 0.0)
+
+    assert window.operations > 0
+
+
+def test_a_thread_that_fails_fails_the_measurement() -> None:
+    def fail() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        several_threads([fail], 0.001, 0.0)
+
+
+# -- what is asked of an allocator -----------------------------------------------------------------------------
+
+
+def test_a_plan_ends_where_it_began() -> None:
+    first, steps = mixed_plan(seed=1)
+    held = list(first)
+    for slot, old, new in steps:
+        assert held[slot] == old
+        held[slot] = new
+
+    assert held == first
+
+
+@pytest.mark.parametrize("page_sets", [False, True])
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda alloc, free: mixed(alloc, free, seed=3),
+        lambda alloc, free: waves(alloc, free, order=9, blocks=8),
+    ],
+)
+def test_a_memory_can_be_worked_on_for_ever(page_sets: bool, work: Callable[..., Callable[[], int]]) -> None:
+    memory = one_zone(page_sets=page_sets)
+    chunk = work(*front(memory))
+    for _ in range(STEPS // SLICE):
+        chunk()
+    free = memory.nr_free_pages() + sum(memory.nr_page_set_pages(zone) for zone in memory.zones)
+    for _ in range(STEPS // SLICE):
+        chunk()
+
+    assert free == memory.nr_free_pages() + sum(memory.nr_page_set_pages(zone) for zone in memory.zones)
+
+
+# -- peers -----------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_is_absent_is_skipped_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tinygrad.runtime.support.memory", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    present = find_peers()
+
+    assert list(present.peers) == ["multiprocessing Heap"]
+    assert present.absent["tinygrad TLSFAllocator"] == "tinygrad is not installed"
+    assert present.absent["cocotbext-axi BuddyAllocator"] == "cocotbext-axi is not installed"
+    assert "torch" in present.absent["LMCache AddressManager"]
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peer_that_is_there_gives_blocks_and_takes_them_back(name: str) -> None:
+    try:
+        peer = peers.PEERS[name](1 << 16)
+    except Absent as absent:
+        pytest.skip(str(absent))
+    blocks = [peer.alloc(order) for order in (0, 3, 0, 9)]
+    for block, order in zip(blocks, (0, 3, 0, 9), strict=True):
+        peer.free(block, order)
+
+    assert mixed(peer.alloc, peer.free, seed=1)() > 0
+
+
+def test_an_allocator_without_a_lock_runs_under_one() -> None:
+    peer: Locked
+
+    def alloc(units: int) -> int:
+        assert not peer._acquire(False), "the lock is held"
+        return units
+
+    peer = Locked(alloc, lambda _: None, unit=4)
+
+    assert peer.alloc(3) == 32
+    assert peer._acquire(False), "and released again"
+
+
+def test_a_lock_is_released_when_the_peer_raises() -> None:
+    def fail(units: int) -> int:
+        raise MemoryError
+
+    peer = Locked(fail, lambda _: None, unit=1)
+    with pytest.raises(MemoryError):
+        peer.alloc(0)
+
+    assert peer._acquire(False)
+
+
+# -- the worker ------------------------------------------------------------------------------------------------
+
+
+def test_passes_by_hand_report_everything_that_the_marks_let_go() -> None:
+    side = ByHand(1 << 16, Null())
+    side.settle()
+    settled = side.zone.nr_reported[TOP_ORDER]
+    side.use_and_free(8)
+
+    assert settled == side.zone.nr_free[TOP_ORDER] > 0
+    assert side.zone.nr_reported[TOP_ORDER] == settled - 8
+
+
+def test_holds_are_collected_while_wanted() -> None:
+    side = ByHand(1 << 16, Null())
+    holds = Holds(side.zone)
+    side.settle()
+    assert holds.us == []
+    side.use_and_free(4)
+    holds.on = True
+    side.settle()
+
+    assert len(holds.us) >= 2
+    assert min(holds.us) > 0
+
+
+def test_fresh_blocks_behind_the_reported_ones_are_reported_too() -> None:
+    assert holds_us(1 << 16, 4, 2, behind=True)
+
+
+# -- tracepoints -----------------------------------------------------------------------------------------------
+
+
+def traced(memory_class: type[Memory]) -> list[str]:
+    memory = memory_class([ZoneSpec("Normal", 1 << 12)], ram=None, page_sets=False)
+    events: list[str] = []
+    memory.trace = lambda event, /, *fields: events.append(event)
+    for zone in memory.zones:
+        zone.trace = memory.trace
+    pfn = memory.alloc_pages(GFP_KERNEL, 3)
+    assert pfn is not None
+    memory.free_pages(pfn, 3)
+    assert memory.nr_free_pages() == 1 << 12
+    return events
+
+
+def test_methods_without_tracepoints_do_the_same_and_tell_nobody() -> None:
+    assert "mm_page_alloc" in traced(Memory)
+    assert "mm_page_free_zone_locked" in traced(Memory)
+    assert traced(memory_without_tracepoints()) == []
+
+
+def test_every_tracepoint_of_the_zone_is_taken_out() -> None:
+    stripped = {name for owner in Zone.__mro__ for name in methods_without_tracepoints(owner)}
+
+    assert {"free_one_page", "rmqueue_smallest", "isolate_free_page", "set_page_reported"} <= stripped
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_json_has_every_row_with_ratio_goal_and_met(capsys: pytest.CaptureFixture[str]) -> None:
+    found = quick_json(capsys)
+
+    rows = found["rows"]
+    assert isinstance(rows, list)
+    names = " ".join(row["name"] for row in rows)
+    for what in (
+        "one thread, mixed orders",
+        "8 threads on one zone",
+        "8 threads against one",
+        "order 0 through the page sets",
+        "a zone each",
+        "with the worker, against without: reporter null",
+        "with the worker, against without: reporter discard",
+        "zone lock hold of the worker",
+        "Reported entries",
+        "given back per second",
+        "idle pass",
+        "tracepoints off",
+        "tracepoints on",
+        "schedule search",
+    ):
+        assert what in names
+    for row in rows:
+        assert {"ratio", "goal", "met", "figures"} <= set(row)
+        assert (row["ratio"] is None) == (row["skipped"] is not None)
+    machine = found["machine"]
+    assert isinstance(machine, dict)
+    assert {"python", "gil_enabled", "lock_discipline", "cpus", "processor"} <= set(machine)
+    assert isinstance(found["absent"], dict)
+
+
+def test_without_greenlet_the_rows_of_schedule_search_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "greenlet", None)
+    monkeypatch.delitem(sys.modules, "stress.bench.search", raising=False)
+
+    (row,) = command.schedule_search(TINY)
+
+    assert row.ratio is None
+    assert "greenlet" in (row.skipped or "")
+
+
+def test_every_row_and_curve_is_shown_in_every_form(tmp_path: Path) -> None:
+    row = compare("a row", [1.0], [2.0], goal=1.5, unit="pairs/s", against="it", figures={"by": {"x": 1e6}})
+    curve = Curve("a curve", "threads", "ns", {"one": [(1, 2.0), (2, 3.0)], "two": [(2, 4.0)]})
+    skipped = Row("another", skipped="no time")
+    results = table.Results(table.describe_machine(), [row, skipped], [curve], {"a peer": "not there"})
+
+    text = table.markdown(results)
+
+    for what in (
+        "| a row |",
+        "| 0.5 |",
+        "≥ 1.5",
+        "x 1 M",
+        "**a curve**",
+        "| 2 | 3 | 4 |",
+        "no time",
+        "a peer",
+    ):
+        assert what in text, what
+    assert json.loads(json.dumps(results.as_dict()))["growth"][0]["series"]["two"] == [[2, 4.0]]
+
+
+def test_a_chart_is_one_file_that_needs_no_other(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    from stress.bench.chart import write_chart  # noqa: PLC0415 - plotly is an extra
+
+    row = compare("a row", [1.0], [2.0], goal=1.5, unit="pairs/s", against="it")
+    curve = Curve("a curve", "threads", "ns", {"one": [(1, 2.0), (2, 3.0)], "none": []})
+    write_chart(table.Results(table.describe_machine(), [row], [curve], {}), tmp_path / "chart.html")
+
+    text = (tmp_path / "chart.html").read_text()
+    assert "a curve" in text
+    assert "a row" in text
+    assert '<script src="http' not in text
+
+
+def test_a_chart_without_plotly_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setattr(command, "run", lambda effort, with_growth: table.Results({}, [], [], {}))
+
+    assert main(["bench", "--quick", "--chart", str(tmp_path / "chart.html")]) == 2
+    assert capsys.readouterr().err == "stress: --chart needs plotly: pip install 'pagealloc[analysis]'\n"
+
+
+@pytest.mark.parametrize("curve", [zone_size, reporting_by_size, zones, reported_share])
+def test_a_curve_has_points_that_rise_along_its_axis(curve: Callable[[Effort], Curve]) -> None:
+    for points in curve(TINY).series.values():
+        xs = [x for x, _ in points]
+        assert xs == sorted(xs)
+        assert len(xs) >= 1
+        assert all(y > 0 for _, y in points)
