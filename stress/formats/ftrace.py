@@ -24,7 +24,7 @@ Value = int | str
 # event's system before it.
 _LINE = re.compile(
     r"\s*(?P<task>\S.*?)\s*[-\s](?P<pid>\d+)\s+(?:\([\s\d-]+\)\s+)?\[(?P<cpu>\d+)\]\s+(?:(?P<flags>[^\s\d:][^\s:]*)\s+)?"
-    r"(?P<time>\d+\.\d+):\s+(?:\w+:)??(?P<name>\w+):\s*(?P<text>.*)"
+    r"(?P<time>\d+\.\d+):\s+(?:\w+:)?(?P<name>\w+):\s*(?P<text>.*)"
 )
 _FIELD = re.compile(r"(\w+)=(\{[^}]*\}|\S*)")
 _LOST = re.compile(r"CPU:\s*(\d+) \[LOST (\d+) EVENTS\]")
