@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from pagealloc.errors import RamError
 from stress.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED, BadArgument, BadInput
-from workers.reporters import ReporterError
+from workers.errors import ReporterError
 
 
 class Command(NamedTuple):

@@ -7,16 +7,25 @@ A reporter of your own is a class with one method; `module:Class` finds it:
 
         def report(self, zone, batch):
             self.blocks += len(batch)
+
+Two more methods it may have: `start(memory)` is called before the first pass, on the memory that it will be told of, and
+whatever `ReporterError` it raises is a bad argument, not a failed batch; `close()` after its device was unregistered,
+and even while a batch is with it that never came back.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from typing import NamedTuple
 
-from pagealloc.errors import PageAllocError
+from pagealloc.memory import Memory
 from pagealloc.sync import Event, Rng, Sync
+from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
+from workers.errors import ReporterError
 from workers.page_reporting import Batch, Reporter
+from workers.qemu.reporter import QemuReporter
 
 DEFAULT_SLEEP_S = 0.01
 
@@ -53,10 +62,6 @@ class Sleep:
     def report(self, zone: Zone, batch: Batch) -> None:
         self._sync.sleep(self._shortest_s + self._rng.random() * (self._longest_s - self._shortest_s))
         self._inner.report(zone, batch)
-
-
-class ReporterError(PageAllocError):
-    """A reporter could not do its work, or could not be loaded."""
 
 
 class InjectedError(ReporterError):
@@ -110,18 +115,32 @@ class FaultInjector:
         self._released.set()
 
 
-def load_reporter(name: str) -> Reporter:
-    """Make the reporter called `name`: null, sleep, discard, or `module:Class` with no arguments.
+class Shipped(NamedTuple):
+    """A reporter that ships: how it is made, and what it does, in a few words for people."""
 
-    `sleep` is `null` here; the time is added by whoever knows how long (`Sleep`). Raises ReporterError when
-    there is no such reporter.
+    make: Callable[[Sync, float], Reporter]
+    about: str
+
+
+SHIPPED = {
+    "null": Shipped(lambda sync, timeout_s: Null(), "takes note and does nothing"),
+    "sleep": Shipped(lambda sync, timeout_s: Null(), "takes its time, as --reporter-sleep says"),
+    "discard": Shipped(lambda sync, timeout_s: Discard(), "gives the memory back to the operating system"),
+    "qemu": Shipped(QemuReporter, "hands the memory to the virtio-balloon of a QEMU that it starts"),
+}
+
+
+def load_reporter(name: str, sync: Sync | None = None, timeout_s: float = 0.0) -> Reporter:
+    """Make the reporter called `name`: one that ships, or `module:Class` with no arguments.
+
+    `sleep` is `null` here; the time is added by whoever knows how long (`Sleep`). `timeout_s` is for a reporter
+    that can end its device; with 0 a batch may take for ever. Raises ReporterError when there is no such reporter.
     """
-    shipped: dict[str, type[Null | Discard]] = {"null": Null, "sleep": Null, "discard": Discard}
-    if name in shipped:
-        return shipped[name]()
+    if name in SHIPPED:
+        return SHIPPED[name].make(sync if sync is not None else RealSync(), timeout_s)
     module_name, colon, class_name = name.partition(":")
     if not colon or not module_name or not class_name:
-        known = ", ".join(shipped)
+        known = ", ".join(SHIPPED)
         raise ReporterError(f"reporter {name!r} is none of {known}, nor of the form module:Class")
     try:
         factory = getattr(importlib.import_module(module_name), class_name)
@@ -131,3 +150,22 @@ def load_reporter(name: str) -> Reporter:
     if not callable(getattr(reporter, "report", None)):
         raise ReporterError(f"reporter {name!r} has no method report(zone, batch)")
     return reporter
+
+
+def start_reporter(reporter: Reporter, memory: Memory) -> None:
+    """Call the reporter's `start`, if it has one. Raises ReporterError when it cannot work on this memory."""
+    start = getattr(reporter, "start", None)
+    if start is not None:
+        try:
+            start(memory)
+        except ReporterError:
+            raise
+        except Exception as error:
+            raise ReporterError(f"the reporter cannot start: {type(error).__name__}: {error}") from error
+
+
+def close_reporter(reporter: Reporter) -> None:
+    """Call the reporter's `close`, if it has one."""
+    close = getattr(reporter, "close", None)
+    if close is not None:
+        close()

@@ -16,7 +16,7 @@ from stress.run.conductor import StressRun, Summary
 from stress.run.directory import RunDirectory, RunDirectoryError, default_path
 from stress.run.footprint import use_one_arena
 from stress.run.params import OPTIONS, RunParams, key_of, option_of, parse_changes
-from stress.run.scenario import load_scenario, shipped, with_default_sleep
+from stress.run.scenario import load_scenario, shipped, with_reporter_defaults
 from stress.run.view import LineView, LiveView, View, print_summary
 from workers.page_reporting import Reporter
 from workers.reporters import load_reporter
@@ -51,9 +51,9 @@ def command_run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         return _list_scenarios()
     params = _run_params(arguments)
-    reporter = load_reporter(params.reporter)
-    use_one_arena()
     sync = RealSync()
+    reporter = load_reporter(params.reporter, sync, params.reporter_timeout)
+    use_one_arena()
     directory = _open_directory(arguments.run_dir, sync, params)
     summary = _watched_run(params, sync, reporter, directory, quiet=arguments.json)
     if directory is not None:
@@ -87,7 +87,7 @@ def _run_params(arguments: argparse.Namespace) -> RunParams:
     words = {name: getattr(arguments, key_of(name)) for name in OPTIONS}
     chosen = parse_changes({name: text for name, text in words.items() if text is not None})
     if arguments.scenario is None:
-        return RunParams(**with_default_sleep(chosen))
+        return RunParams(**with_reporter_defaults(chosen))
     return load_scenario(arguments.scenario).params(chosen)
 
 

@@ -44,6 +44,7 @@ from workers.page_reporting import (
     Reporter,
     ReporterStuck,
 )
+from workers.reporters import close_reporter, start_reporter
 from workers.workqueue import Workqueue
 
 SAMPLE_INTERVAL_S = 0.2
@@ -115,6 +116,7 @@ class StressRun:
         ram: RamKind = "memfd" if params.ram == "memfd" else "anonymous"
         self._memory = Memory(params.zone_specs(), revision=PRESETS[params.preset], sync=sync, ram=ram)
         self._ledger = Ledger(self._memory, sync, self._violations)
+        self._reporter = reporter
         self._manners = Manners(reporter, params, sync, self._violations)
         self._device = PageReportingDevice(
             CheckedReporter(self._manners, self._ledger, self._trace),
@@ -206,6 +208,7 @@ class StressRun:
         self._summary.resident_bytes_start = self._memory.resident_bytes()
         self._footprints.before = take(self._summary.resident_bytes_start)
         self._note_zones_out_of_reach()
+        start_reporter(self._reporter, self._memory)
         if self._recorder is not None:
             self._recorder.attach(self._memory, self._reporting)
         self._workqueue.start()
@@ -218,6 +221,7 @@ class StressRun:
             self._torture.stop(LEAVING_S, lambda: None)
         self._crew.stop()
         self._manners.release()
+        close_reporter(self._reporter)
         deadline_s = self._sync.monotonic() + LEAVING_S
         for thread in self._crew.alive():
             thread.join(max(0.0, deadline_s - self._sync.monotonic()))
@@ -358,6 +362,7 @@ class StressRun:
     def _tear_down(self, *, alive: list[Thread]) -> None:
         """Let lost batches come back, end the worker, and return the memory if nobody can touch it any more."""
         self._manners.release()
+        close_reporter(self._reporter)
         deadline_s = self._sync.monotonic() + STUCK_AFTER_S
         while not (worker_ended := self._workqueue.stop(SAMPLE_INTERVAL_S)):
             self._steps += 1

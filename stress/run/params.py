@@ -16,6 +16,7 @@ from stress.errors import BadArgument
 from stress.mutants import MUTANTS
 from workers.allocators import Load, Mix, Rhythm
 from workers.page_reporting import CAPACITY_MAX
+from workers.reporters import SHIPPED
 
 ALLOCATORS_MAX = 1024
 TIME_MAX_S = 1e8  # three years; threads cannot wait for much longer
@@ -65,7 +66,12 @@ class RunParams:
         "LIST",
     )
     ram: str = _machine("anonymous", "memory behind the pages: anonymous or memfd", "KIND")
-    reporter: str = _machine("discard", "null, sleep, discard, or module:Class for your own", "NAME")
+    reporter: str = _machine(
+        "discard", f"who gets the free blocks: {', '.join(SHIPPED)}, or module:Class for your own", "NAME"
+    )
+    reporter_timeout: float = _machine(
+        0.0, "seconds until QEMU is killed for a batch that it does not give back, 0: never"
+    )
     delay: float = _machine(0.2, "seconds from request to pass")
     order: int = _machine(0, "smallest order to report, 0: pageblock", "K")
     capacity: int = _machine(32, "blocks in a batch", "N")
@@ -134,6 +140,12 @@ class RunParams:
         _expect("--capacity", self.capacity, 1 <= self.capacity <= CAPACITY_MAX, f"1 .. {CAPACITY_MAX}")
         _expect("--preset", self.preset, self.preset in PRESETS, f"one of {', '.join(PRESETS)}")
         _expect("--ram", self.ram, self.ram in ("anonymous", "memfd"), "anonymous or memfd")
+        mapped = self.ram == "memfd" or self.reporter != "qemu"
+        _expect("--ram", self.ram, mapped, "memfd, which QEMU can map")
+        timeout = self.reporter_timeout
+        _expect("--reporter-timeout", timeout, 0 <= timeout <= TIME_MAX_S, f"0 .. {TIME_MAX_S:g} seconds")
+        killable = not timeout or self.reporter == "qemu"
+        _expect("--reporter-timeout", timeout, killable, "--reporter qemu, which can be killed")
         _expect("--log", self.log, self.log in ("all", "off"), "all or off")
         if self.mutant is not None:
             _expect(

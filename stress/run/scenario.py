@@ -57,14 +57,16 @@ class Scenario:
             )
             for phase in self.phases
         )
-        values = with_default_sleep({**self.values, **chosen})
+        values = with_reporter_defaults({**self.values, **chosen})
         return RunParams(**values, scenario=self.name, phases=phases)
 
 
-def with_default_sleep(values: dict[str, Any]) -> dict[str, Any]:
-    """The reporter called sleep takes its time, if nobody says how much."""
+def with_reporter_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """The reporter sleep takes its time, and qemu gets memory that it can map, if nobody says otherwise."""
     if values.get("reporter") == "sleep":
         return {"reporter_sleep_s": (DEFAULT_SLEEP_S, DEFAULT_SLEEP_S), **values}
+    if values.get("reporter") == "qemu":
+        return {"ram": "memfd", **values}
     return values
 
 

@@ -17,13 +17,13 @@ from pagealloc.ram import RamKind
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
+from workers.errors import ReporterError
 from workers.page_reporting import Batch, Block, PageReporting, PageReportingDevice, Reporter
 from workers.reporters import (
     Discard,
     FaultInjector,
     InjectedError,
     Null,
-    ReporterError,
     Sleep,
     load_reporter,
 )
@@ -177,7 +177,9 @@ def test_a_reporter_of_your_own_is_found_by_module_and_class(
 
 @pytest.mark.parametrize("name", ["", "nul", "Null", "module.Class", ":", "module:", ":Class"])
 def test_a_name_of_no_known_form_is_answered_with_what_there_is(name: str) -> None:
-    with pytest.raises(ReporterError, match=r"is none of null, sleep, discard, nor of the form module:Class"):
+    with pytest.raises(
+        ReporterError, match=r"is none of null, sleep, discard, qemu, nor of the form module:Class"
+    ):
         load_reporter(name)
 
 
