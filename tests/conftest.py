@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 import time
@@ -31,6 +33,28 @@ settings.register_profile("threads about", deadline=None)  # a busy machine is n
 settings.load_profile("threads about")
 
 SMALL = Layout(nr_orders=6, pageblock_order=3)
+
+
+# What `@pytest.mark.needs` may name: programs, and the Debian packages that have them.
+PROGRAMS = {
+    "qemu": {"qemu-system-aarch64": "qemu-system-arm", "setpriv": "util-linux"},
+    "uml": {"linux.uml": "user-mode-linux", "busybox": "busybox-static"},
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose programs are missing, and say what to install.
+
+    Where PAGEALLOC_NEEDS names them (as in qemu,uml) they must be there, and a missing one is a failure.
+    """
+    for marker in item.iter_markers("needs"):
+        (what,) = marker.args
+        for program, package in PROGRAMS[what].items():
+            if shutil.which(program) is None:
+                reason = f"{program} is not installed: apt-get install {package}"
+                if what in os.environ.get("PAGEALLOC_NEEDS", "").split(","):
+                    pytest.fail(reason, pytrace=False)
+                pytest.skip(reason)
 
 
 def stacks(*threads: threading.Thread) -> str:

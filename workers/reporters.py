@@ -8,9 +8,9 @@ A reporter of your own is a class with one method; `module:Class` finds it:
         def report(self, zone, batch):
             self.blocks += len(batch)
 
-Two more methods it may have: `start(memory)` is called before the first pass, on the memory that it will be told of, and
-whatever `ReporterError` it raises is a bad argument, not a failed batch; `close()` after its device was unregistered,
-and even while a batch is with it that never came back.
+Two more methods it may have: `start(memory)` is called before the first pass, on the memory that it will be told
+of, and whatever it raises is a bad argument, not a failed batch; `close()` after its device was unregistered, and
+even while a batch is with it that never came back.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from stress.run.footprint import use_one_arena
 from stress.run.params import OPTIONS, RunParams, key_of, option_of, parse_changes
 from stress.run.scenario import load_scenario, shipped, with_reporter_defaults
 from stress.run.view import LineView, LiveView, View, print_summary
+from workers.errors import ReporterError
 from workers.page_reporting import Reporter
 from workers.reporters import load_reporter
 
@@ -55,7 +56,12 @@ def command_run(arguments: argparse.Namespace) -> int:
     reporter = load_reporter(params.reporter, sync, params.reporter_timeout)
     use_one_arena()
     directory = _open_directory(arguments.run_dir, sync, params)
-    summary = _watched_run(params, sync, reporter, directory, quiet=arguments.json)
+    try:
+        summary = _watched_run(params, sync, reporter, directory, quiet=arguments.json)
+    except ReporterError:  # it could not start, so there was no run
+        if directory is not None:
+            directory.give_up()
+        raise
     if directory is not None:
         _finish_directory(directory, summary)
     for stack in summary.stacks:

@@ -56,6 +56,11 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"{self.path / SUMMARY_FILE}: {error.strerror}") from error
 
+    def give_up(self) -> None:
+        """End the log of a run that did not come about; there is no summary."""
+        if self.recorder is not None:
+            self.recorder.finish()
+
     def _write(self, name: str, content: dict[str, object]) -> None:
         """Write a file whole or not at all."""
         path, draft = self.path / name, self.path / f"{name}.tmp"
