@@ -8,6 +8,7 @@ next and what the reporting worker meets first, so both rules are the kernel's t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from pagealloc.free_area import FreeArea
 from pagealloc.mmzone import (
@@ -65,6 +66,17 @@ class Buddy(FreeArea):
         # order that no block has, so a free pays one comparison either way.
         self.page_reporting_order = layout.nr_orders
         self.page_reporting_notify: Callable[[], None] = _nobody_listens
+
+    def become_twin_of(self, other: Self) -> None:
+        super().become_twin_of(other)
+        self.revision = other.revision
+        self.zones_below = other.zones_below
+        self.nr_free_pages = other.nr_free_pages
+        self.mobility_disabled = other.mobility_disabled
+        self.pageblock_types = other.pageblock_types[:]
+        self._keeps_apart = other._keeps_apart
+        self.page_reporting_order = other.page_reporting_order
+        self.page_reporting_notify = other.page_reporting_notify
 
     # -- pageblocks ----------------------------------------------------------------------------------
 

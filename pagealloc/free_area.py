@@ -17,6 +17,7 @@ Everything here runs under the zone lock.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 from pagealloc.mmzone import MIGRATE_TYPES, Layout
 from pagealloc.page_flags import BLOCK_MASK, BUDDY, KIND_MASK, OFFLINE, ORDER_MASK, REPORTED, TAIL
@@ -86,6 +87,21 @@ class FreeArea:
         self._frames = (self.state, self._next, self._prev, self.nr_free)
         self.nr_reported = [0] * layout.nr_orders  # of these, the Reported ones
         self.trace: Trace | None = None  # told of what happens under the zone lock
+
+    def become_twin_of(self, other: Self) -> None:
+        """Take over all that another one is, with containers of its own; every class of the chain adds its part."""
+        self.layout = other.layout
+        self.nr_orders, self.top_order = other.nr_orders, other.top_order
+        self.pageblock_order = other.pageblock_order
+        self.start_pfn, self.end_pfn, self.base_pfn = other.start_pfn, other.end_pfn, other.base_pfn
+        self.first_index = other.first_index
+        self.move_to_tail = other.move_to_tail
+        self._anchors, self._fitting = other._anchors, other._fitting
+        self.state = other.state[:]
+        self._next, self._prev = other._next[:], other._prev[:]
+        self.nr_free, self.nr_reported = other.nr_free[:], other.nr_reported[:]
+        self._frames = self.state, self._next, self._prev, self.nr_free
+        self.trace = other.trace
 
     # -- putting blocks on lists and taking them off -------------------------------------------------
 

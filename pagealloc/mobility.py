@@ -11,6 +11,7 @@ The rules are those of 5.7 .. 6.9 (checked against 6.1.192).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from pagealloc.buddy import Buddy
 from pagealloc.mmzone import (
@@ -74,6 +75,16 @@ class Mobility(Buddy):
         # Pages withheld from requests that could use zones up to the k-th.
         self.lowmem_reserve = [0] * len(ZONE_NAMES)
         self.fast_marks = [0] * len(ZONE_NAMES)  # see `marks_changed`
+
+    def become_twin_of(self, other: Self) -> None:
+        super().become_twin_of(other)
+        self.managed_pages = other.managed_pages
+        self.watermark, self.fast_marks = other.watermark[:], other.fast_marks[:]
+        self.lowmem_reserve = other.lowmem_reserve[:]
+        self.watermark_boost, self.boosted = other.watermark_boost, other.boosted
+        self.watermark_boost_factor = other.watermark_boost_factor
+        self.nr_reserved_highatomic = other.nr_reserved_highatomic
+        self.nr_isolate_pageblock = other.nr_isolate_pageblock
 
     def marks_changed(self) -> None:
         """Bring `fast_marks` up to date: whoever changes a mark, the boost or a reserve calls this.

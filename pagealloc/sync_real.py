@@ -165,12 +165,15 @@ class RealLocal(threading.local, Generic[T]):
 
 
 class RealRng:
-    """`random.Random` with the two draws that the project uses."""
+    """`random.Random` with the two draws that the project uses.
+
+    It is seeded with a text: of the number -8 and of 8 `random.Random` makes the same stream.
+    """
 
     __slots__ = ("choose", "random")
 
-    def __init__(self, seed: int) -> None:
-        source = random.Random(seed)
+    def __init__(self, seed: int, stream: str = "") -> None:
+        source = random.Random(f"{stream} {seed}")
         self.random: Callable[[], float] = source.random
         self.choose: Callable[[int], int] = source.randrange
 
@@ -215,8 +218,8 @@ class RealSync:
     def wall_clock(self) -> float:
         return time.time()
 
-    def rng(self, seed: int) -> RealRng:
-        return RealRng(seed)
+    def rng(self, seed: int, stream: str = "") -> RealRng:
+        return RealRng(seed, stream)
 
     def thread_name(self) -> str:
         return threading.current_thread().name

@@ -8,6 +8,7 @@ frame numbers; below this floor pages are indices (see `free_area`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Self
 
 from pagealloc.errors import (
     BadPage,
@@ -93,6 +94,16 @@ class Zone(Mobility):
         self.number = len(zones_below)  # position among the memory's zones
         self.use_lock(sync.spinlock(f"zone->lock {name}"))
         self.ram: Ram | None = None
+
+    def twin(self, sync: Sync, zones_below: tuple[Zone, ...]) -> Self:
+        """Return a zone in the same state, with a lock of its own from `sync`; nobody changes this one meanwhile."""
+        twin = object.__new__(type(self))
+        twin.become_twin_of(self)
+        twin.name, twin.node, twin.number = self.name, self.node, self.number
+        twin.ram = self.ram
+        twin.zones_below = zones_below
+        twin.use_lock(sync.spinlock(f"zone->lock {self.name}"))
+        return twin
 
     def use_lock(self, lock: Lock) -> None:
         """Make this the zone lock, before anybody uses the zone."""

@@ -1,4 +1,4 @@
-"""The columns of a log in SQL: one table of all records, one view for each event, both made from `stress.log.events`."""
+"""The columns of a log in SQL: one table of all records and a view for each event, made from `stress.log.events`."""
 
 from __future__ import annotations
 

@@ -8,11 +8,8 @@ schedule deadlocks, even if none did yet. Two locks of one class may not be held
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a lock knows its lockdep, and lockdep its locks
-    from stress.controlled.sync import ControlledLock
-    from stress.controlled.world import Task, World
+from stress.controlled.world import Task, World
 
 
 @cache
@@ -27,13 +24,16 @@ class Lockdep:
     def __init__(self) -> None:
         self.edges: dict[str, set[str]] = {}
 
-    def acquired(self, world: World, task: Task, lock: ControlledLock) -> None:
-        """Note that a task, with others held, took a lock. Fails the execution when the order can deadlock."""
-        taken = lock_class(lock.name)
+    def acquired(self, world: World, task: Task, name: str) -> None:
+        """Note that a task, with others held, took the lock of this name.
+
+        Fails the execution when the order can deadlock.
+        """
+        taken = lock_class(name)
         for other in task.held:
             before = lock_class(other.name)
             if before == taken:
-                world.fail("lockdep", f"{task.name} holds {other.name} and takes {lock.name}: same class")
+                world.fail("lockdep", f"{task.name} holds {other.name} and takes {name}: same class")
             if taken not in self.edges.setdefault(before, set()):
                 if self._reaches(taken, before):
                     world.fail("lockdep", f"{task.name} takes {taken} after {before}; elsewhere before it")

@@ -46,7 +46,7 @@ class ControlledLock(Subject):
             self._wait(task)
         self.owner = task
         if task.held and self._lockdep is not None and not world.aborting:
-            self._lockdep.acquired(world, task, self)
+            self._lockdep.acquired(world, task, self.name)
         task.held.append(self)
         return True
 
@@ -325,6 +325,6 @@ class ControlledSync:
     def frame(self, depth: int, /) -> FrameType:
         return sys._getframe(depth + 1)  # noqa: SLF001 - the one way that costs no traceback
 
-    def rng(self, seed: int) -> Rng:
+    def rng(self, seed: int, stream: str = "") -> Rng:
         """Return a stream that the schedule decides; in a virtual world, where nobody searches, the seed's."""
-        return RealRng(seed) if self.world.virtual else ControlledRng(self.world)
+        return RealRng(seed, stream) if self.world.virtual else ControlledRng(self.world)

@@ -23,10 +23,9 @@ from types import MethodType
 from typing import Any
 
 from pagealloc.mmzone import MIGRATE_ISOLATE, WMARK_LOW
+from stress.invariants.rules import REST_PASSES_MAX, calls_of_visit, starting_mark
 from stress.invariants.shadow import Blocks, Fail, ShadowZone, copied, frozen
-from workers.page_reporting import BUDGET_DIVISOR
 
-REST_PASSES_MAX = 64  # lists settle in 16 passes; a worker that goes on after four times that never ends
 Handler = Callable[..., None]
 Change = Callable[..., None]  # a method of ShadowZone
 
@@ -268,7 +267,7 @@ class Judge:
         if visited != (usable > mark):
             what = "visited" if visited else "passed over"
             self.fail("S16", f"zone {shadow.name} is {what} with {usable} usable pages, the mark is {mark}")
-        if mark < shadow.watermark[WMARK_LOW] + (self.capacity << self.order):
+        if mark < starting_mark(shadow.watermark[WMARK_LOW], self.order, self.capacity):
             self.fail("S16", f"zone {shadow.name} is held to {mark} pages, less than low and a whole batch")
 
     def _expect_nothing_in_flight(self, when: str) -> None:
@@ -294,11 +293,7 @@ class Judge:
                 "S11", f"list {order}.{migratetype} is visited, order {self.order} and more are reported"
             )
         self._calls = 0
-        self._visit = (
-            (zone, -(-nr_free // (max(1, self.capacity) * BUDGET_DIVISOR)) + 1)
-            if shadow.revision.budget
-            else None
-        )
+        self._visit = (zone, calls_of_visit(nr_free, self.capacity)) if shadow.revision.budget else None
 
     def _end_visit(self, *, leftover: bool) -> None:
         """Judge the calls of the visit that is over; one more is due when a zone is left with a partial batch."""

@@ -12,11 +12,12 @@ from rich.console import Console
 
 from pagealloc.sync_real import RealSync
 from stress.errors import EXIT_FAILURE, EXIT_SUCCESS
-from stress.run.conductor import StressRun, Summary
+from stress.run.conductor import StressRun
 from stress.run.directory import RunDirectory, RunDirectoryError, default_path
 from stress.run.footprint import use_one_arena
 from stress.run.params import OPTIONS, RunParams, key_of, option_of, parse_changes
 from stress.run.scenario import load_scenario, shipped, with_reporter_defaults
+from stress.run.summary import Summary
 from stress.run.view import LineView, LiveView, View, print_summary
 from workers.errors import ReporterError
 from workers.page_reporting import Reporter

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 from pagealloc.memory import Memory
 from pagealloc.sync import Sync, Thread
-from stress.run.ledger import Ledger, Violations
+from stress.run.ledger import Ledger
 from stress.run.params import RunParams
+from stress.run.violations import Violations
 from workers.allocators import Allocator, Held, Load
-
-ALLOCATOR_SEEDS = 10_007  # keeps the threads' streams apart for neighbouring seeds
 
 
 class Crew:
@@ -35,8 +34,8 @@ class Crew:
                 number,
                 memory,
                 sync,
-                sync.rng(params.seed * ALLOCATOR_SEEDS + number),
-                sync.rng(params.seed),
+                sync.rng(params.seed, f"allocator {number}"),
+                sync.rng(params.seed, "beat"),
                 load,
                 audit=ledger,
                 inboxes=self._inboxes,

@@ -2,7 +2,7 @@
 
     params.json     the parameters
     versions.json   this package, the interpreter, the machine
-    events-*.ndjson one JSON object a line, as it happened (`stress.log.events`); .gz behind the older files of a long run
+    events-*.ndjson one JSON object a line, as it happened (`stress.log.events`); .gz behind older files
     summary.json    the verdict and the figures, written last; a run without it did not end
 
 A disk that fills up costs the log, never the run: records that cannot be written are counted, and the
@@ -20,7 +20,7 @@ from pagealloc.sync import Sync
 from stress.errors import BadInput
 from stress.log.recorder import Recorder
 from stress.provenance import versions
-from stress.run.conductor import Summary
+from stress.run.summary import Summary
 
 SUMMARY_FILE = "summary.json"
 

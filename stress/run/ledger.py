@@ -7,42 +7,15 @@ address and knows nothing of orders, buddies or lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sortedcontainers import SortedDict
 
 from pagealloc.memory import Memory
 from pagealloc.sync import Lock, Sync
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
+from stress.run.violations import Violations
 from workers.allocators import stamp_owner
 from workers.page_reporting import Batch, Reporter
-
-MAX_VIOLATIONS = 50  # kept in words; all are counted
-
-
-class Violations:
-    """What went wrong, in words, from any thread; the first are kept and all are counted."""
-
-    def __init__(self, sync: Sync, notify: Callable[[str], None]) -> None:
-        self.texts: list[str] = []
-        self._lock = sync.mutex("violations")
-        self._count = sync.atomic("violations", 0)
-        self._notify = notify
-
-    def add(self, text: str) -> None:
-        self._count.add(1)
-        self._lock.acquire()
-        try:
-            if len(self.texts) < MAX_VIOLATIONS:
-                self.texts.append(text)
-        finally:
-            self._lock.release()
-        self._notify(text)
-
-    @property
-    def count(self) -> int:
-        return self._count.load()
 
 
 class _ZoneLedger:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
-from stress.run.ledger import Violations
 from stress.run.params import RunParams
+from stress.run.violations import Violations
 from workers.page_reporting import Batch, Reporter
 from workers.reporters import FaultInjector, Sleep
 
@@ -22,7 +22,7 @@ class Manners:
         self._inner = inner
         self._sync = sync
         self._violations = violations
-        self._seed = params.seed
+        self._tempers = 0  # how often they have changed: each time draws its own numbers
         self._params = params
         self._injector, self._reporter = self._build()
 
@@ -33,7 +33,7 @@ class Manners:
 
     def relent(self) -> None:
         """Let every lost batch come back, as failed, and go on with the same manners."""
-        self._seed += 2
+        self._tempers += 1
         before = self._injector
         self._injector, self._reporter = self._build()
         before.release()
@@ -55,9 +55,11 @@ class Manners:
         injector = FaultInjector(
             self._inner,
             sync,
-            sync.rng(self._seed),
+            sync.rng(params.seed, f"failures {self._tempers}"),
             fail_rate=params.fail_rate,
             delay_rate=params.delay_rate,
             lose_rate=params.lose_rate,
         )
-        return injector, Sleep(injector, sync, sync.rng(self._seed + 1), *params.reporter_sleep_s)
+        return injector, Sleep(
+            injector, sync, sync.rng(params.seed, f"sleeps {self._tempers}"), *params.reporter_sleep_s
+        )

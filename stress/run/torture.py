@@ -13,23 +13,18 @@ How often is a parameter of the run; each interval is drawn between a half and o
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
-from pagealloc.sync import Rng, Sync, Thread
-from pagealloc.zone import Zone
+from pagealloc.sync import Rng, Thread
 from stress.run.crew import Crew
-from stress.run.ledger import Violations
-from stress.run.manners import Manners
 from stress.run.params import RunParams
+from stress.run.rig import Rig
 from stress.run.settle import STUCK_AFTER_S
-from workers.page_reporting import PageReporting, PageReportingDevice, ReporterStuck
+from workers.page_reporting import ReporterStuck
 
 STEP_S = 0.05  # how long a thread that is late is waited for before somebody else gets a look
 PARTING_S = 0.2  # how long a device is waited for that leaves; it goes on leaving afterwards
-
-# What keeps the disturbances' random streams apart, from each other and from the allocators'.
-SEEDS = {"stutter": 1, "long-hold": 2, "shuffle": 3, "onoff": 4, "register": 5, "release": 6}
 
 
 class Torture:
@@ -38,24 +33,18 @@ class Torture:
     def __init__(
         self,
         params: RunParams,
-        sync: Sync,
-        *,
+        rig: Rig,
         crew: Crew,
-        zones: Sequence[Zone],
-        reporting: PageReporting,
-        device: PageReportingDevice,
-        manners: Manners,
-        violations: Violations,
     ) -> None:
         self._params = params
-        self._sync = sync
+        self._sync = rig.sync
         self._crew = crew
-        self._zones = zones
-        self._reporting = reporting
-        self._device = device
-        self._manners = manners
-        self._violations = violations
-        self._stop = sync.event("end of the phase")
+        self._zones = rig.memory.zones
+        self._reporting = rig.reporting
+        self._device = rig.device
+        self._manners = rig.manners
+        self._violations = rig.violations
+        self._stop = rig.sync.event("end of the phase")
         self._threads: list[Thread] = []
 
     def start(self) -> None:
@@ -93,7 +82,7 @@ class Torture:
     ) -> None:
         if not interval_s:
             return
-        rng = self._sync.rng(-(self._params.seed * len(SEEDS) + SEEDS[name]))
+        rng = self._sync.rng(self._params.seed, f"torture {name}")
 
         def target() -> None:
             try:

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pagealloc.mmzone import PAGE_SHIFT
-from stress.run.conductor import Summary
 from stress.run.status import Status, ZoneStatus
+from stress.run.summary import Summary
 
 BAR_WIDTH_MAX = 60
 

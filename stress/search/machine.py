@@ -6,9 +6,9 @@ execution gets is a copy: zones as they are after boot, with locks of its own, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, Self
 
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import Layout
@@ -22,67 +22,41 @@ from stress.controlled.strategy import Replay
 from stress.controlled.sync import ControlledSync
 from stress.controlled.world import Violation, World
 from stress.invariants import Judge
+from stress.invariants.shadow import Fail
 from stress.log.snapshot import begin_zone
-
-if TYPE_CHECKING:  # an oracle watches the zones that ask it
-    from stress.search.oracle import Oracle
 
 
 class WatchedZone(Zone):
     """A zone whose rotations and allocations are judged where they happen."""
 
-    __slots__ = ("_copy", "_oracle")
+    __slots__ = ("_fail",)
 
-    _oracle: Oracle | None
+    _fail: Fail | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._oracle = None
+        self._fail = None
         super().__init__(*args, **kwargs)
-        containers = [name for name in SLOTS if isinstance(getattr(self, name, None), list | bytearray)]
-        self._copy = _compile_copy(SLOTS, frozenset(containers))
 
-    def twin(self, sync: Sync, zones_below: tuple[Zone, ...]) -> WatchedZone:
-        """Return a zone in the same state, with a lock of its own."""
-        zone: WatchedZone = object.__new__(WatchedZone)
-        self._copy(zone, self)
-        zone._frames = zone.state, zone._next, zone._prev, zone.nr_free
-        zone.zones_below = zones_below
-        zone.use_lock(sync.spinlock(f"zone->lock {zone.name}"))
-        return zone
+    def become_twin_of(self, other: Self) -> None:
+        super().become_twin_of(other)
+        self._fail = None
 
-    def judged_by(self, oracle: Oracle | None) -> None:
-        """Let every step be judged from here on, or none."""
-        self._oracle = oracle
+    def tell_of_wrongs(self, fail: Fail | None) -> None:
+        """Let `fail` hear from here on what no event tells, or nobody."""
+        self._fail = fail
 
     def rotate_to_front(self, pfn: int, order: int, migratetype: int) -> None:
         super().rotate_to_front(pfn, order, migratetype)
-        if self._oracle is not None:  # the event tells what was done; what was asked for is known here only
+        if self._fail is not None:  # the event tells what was done; what was asked for is known here only
             first = self.first_in_list(order, migratetype)
             if first != pfn:
-                self._oracle.fail("S19", f"a list is turned to pfn {pfn:#x}, and begins with pfn {first:#x}")
+                self._fail("S19", f"a list is turned to pfn {pfn:#x}, and begins with pfn {first:#x}")
 
     def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
         pfn = super().rmqueue_buddy(order, migratetype, alloc_flags)
-        if pfn >= 0 and self.state[pfn - self.base_pfn] & REPORTED and self._oracle is not None:
-            self._oracle.fail("S25", f"pfn {pfn:#x} is allocated with the Reported bit set")
+        if pfn >= 0 and self.state[pfn - self.base_pfn] & REPORTED and self._fail is not None:
+            self._fail("S25", f"pfn {pfn:#x} is allocated with the Reported bit set")
         return pfn
-
-
-SLOTS = tuple(name for cls in WatchedZone.__mro__ for name in getattr(cls, "__slots__", ()))
-
-
-@cache
-def _compile_copy(names: tuple[str, ...], containers: frozenset[str]) -> Callable[[object, object], None]:
-    """Return a function that gives an object the attributes of another one, and copies of its containers.
-
-    It is compiled from a line for each: a loop over names takes five times as long, a thirtieth of an execution.
-    """
-    lines = ["def copy(zone, other):"]
-    lines += [f"    zone.{name} = other.{name}{'[:]' if name in containers else ''}" for name in names]
-    namespace: dict[str, Any] = {}
-    exec("\n".join(lines), namespace)  # noqa: S102 - names of attributes and nothing else
-    copy: Callable[[object, object], None] = namespace["copy"]
-    return copy
 
 
 class WatchedMemory(Memory):

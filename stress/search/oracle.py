@@ -82,7 +82,7 @@ class Oracle:
         self.judge = judge
         for zone in memory.zones:
             zone.trace = self._zone_trace(zone)
-            zone.judged_by(self)
+            zone.tell_of_wrongs(self.fail)
             self._zones.append(zone)
             lock = cast("ControlledLock", zone.lock)
             lock.on_release = self._on_release(zone)
@@ -92,7 +92,7 @@ class Oracle:
         """Leave the zones alone, and see that they know nobody any more."""
         for zone in self._zones:
             del zone.trace, zone.page_reporting_notify
-            zone.judged_by(None)
+            zone.tell_of_wrongs(None)
             cast("ControlledLock", zone.lock).on_release = None
 
     def thread_trace(self, event: str, /, *fields: Any) -> None:

@@ -585,6 +585,17 @@ def a_seed_decides_what_is_drawn(sync: Sync) -> None:
 
     assert draws(1) == draws(1)
     assert draws(1) != draws(2)
+    assert draws(8) != draws(-8)
+
+
+@check
+def streams_of_two_names_have_nothing_to_do_with_each_other(sync: Sync) -> None:
+    def draws(stream: str) -> list[float]:
+        rng = sync.rng(1, stream)
+        return [rng.random() for _ in range(5)]
+
+    assert draws("beat") == draws("beat")
+    assert draws("beat") != draws("failures")
 
 
 @check

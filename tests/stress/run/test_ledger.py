@@ -11,7 +11,8 @@ import pytest
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
-from stress.run.ledger import MAX_VIOLATIONS, CheckedReporter, Ledger, Violations
+from stress.run.ledger import CheckedReporter, Ledger
+from stress.run.violations import MAX_VIOLATIONS, Violations
 from workers.allocators import SEQUENCE_BITS
 from workers.page_reporting import Batch, Block
 

@@ -21,9 +21,10 @@ from pagealloc.zone import Zone
 from stress.cli import main
 from stress.mutants import MUTANTS, planted
 from stress.run import directory
-from stress.run.conductor import StressRun, Summary
+from stress.run.conductor import StressRun
 from stress.run.params import RunParams
 from stress.run.status import Status
+from stress.run.summary import Summary
 from workers.allocators import Allocator
 from workers.page_reporting import Batch, PageReporting, Reporter
 from workers.reporters import load_reporter

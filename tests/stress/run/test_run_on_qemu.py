@@ -17,7 +17,8 @@ from pagealloc.memory import Memory
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 from stress.cli import main
-from stress.run.conductor import StressRun, Summary
+from stress.run.conductor import StressRun
+from stress.run.summary import Summary
 from stress.run.params import RunParams
 from workers.errors import DeviceGone, ReporterError
 from workers.page_reporting import Batch, Reporter

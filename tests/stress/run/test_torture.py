@@ -16,16 +16,17 @@ import pytest
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 from stress.cli import main
-from stress.run.conductor import StressRun, Summary
+from stress.run.conductor import StressRun
 from stress.run.crew import Crew
 from stress.run.fairness import Fairness, unfair
 from stress.run.footprint import SAMPLES_MAX, Footprints
-from stress.run.ledger import Violations
 from stress.run.manners import Manners
 from stress.run.params import Phase, RunParams
-from stress.run.settle import Settling
+from stress.run.reach import Reach
 from stress.run.status import Status
+from stress.run.summary import Summary
 from stress.run.torture import Torture
+from stress.run.violations import Violations
 from stress.run.watchdog import Watchdog, stacks
 from workers.allocators import Allocator
 from workers.page_reporting import Batch
@@ -52,12 +53,12 @@ class Made:
         self.enough: Callable[[Status], bool] = lambda _status: False
         params = RunParams(**{**SMALL, **changes})
         self.run = StressRun(params, sync, reporter or Null(), self.show)
-        self.run._reporting.trace = lambda event, *fields: self.events.append(event)
+        self.run.rig.reporting.trace = lambda event, *fields: self.events.append(event)
 
     def show(self, status: Status) -> None:
         self.statuses.append(status)
         if self.enough(status):
-            self.run._interrupted = True  # as Ctrl-C does
+            self.run.interrupt()  # as Ctrl-C does
 
     def run_until(self, enough: Callable[[Status], bool]) -> Summary:
         """Make the run, and end its load as soon as a status is what was waited for."""
@@ -124,7 +125,7 @@ def test_what_failed_before_the_end_excuses_nothing_that_is_left_at_the_end(
                 raise InjectedError("not yet")
 
     assert make(FailsAtFirst()).run.run().verdict == "SUCCESS"
-    monkeypatch.setattr(Settling, "nr_unreported", lambda _settling, _zone: 1)
+    monkeypatch.setattr(Reach, "nr_unreported", lambda _reach, _zone: 1)
     summary = make(FailsAtFirst()).run.run()
     assert summary.failed_batches == 2
     assert any("a request was lost (L1)" in text for text in summary.violations)
@@ -140,17 +141,8 @@ def tortured(make: Callable[..., Made], sync: Sync) -> Iterator[Callable[..., St
 
     def start(**changes: object) -> StressRun:
         run: StressRun = make(**changes).run
-        run._workqueue.start()
-        torture = Torture(
-            run._params,
-            sync,
-            crew=run._crew,
-            zones=run._memory.zones,
-            reporting=run._reporting,
-            device=run._device,
-            manners=run._manners,
-            violations=run._violations,
-        )
+        run.rig.workqueue.start()
+        torture = Torture(run.rig.params, run.rig, run.crew)
         begun.append((run, torture))
         torture.start()
         return run
@@ -158,10 +150,10 @@ def tortured(make: Callable[..., Made], sync: Sync) -> Iterator[Callable[..., St
     yield start
     for run, torture in begun:
         torture.stop(10.0, lambda: None)
-        assert run._crew.go.is_set()
-        assert run._reporting.device is run._device
-        run._abandon()
-        assert run._violations.texts == []
+        assert run.crew.go.is_set()
+        assert run.rig.reporting.device is run.rig.device
+        run.abandon()
+        assert run.rig.violations.texts == []
 
 
 def test_stutter_stops_all_and_lets_all_go(
@@ -169,15 +161,15 @@ def test_stutter_stops_all_and_lets_all_go(
 ) -> None:
     run = tortured(stutter=0.02)
     for _ in range(3):
-        until(lambda: not run._crew.go.is_set(), "all stop")
-        until(run._crew.go.is_set, "all go")
+        until(lambda: not run.crew.go.is_set(), "all stop")
+        until(run.crew.go.is_set, "all go")
 
 
 def test_a_long_hold_keeps_a_zone_lock(
     tortured: Callable[..., StressRun], until: Callable[..., None]
 ) -> None:
     run = tortured(long_hold=0.05, long_hold_interval=0.01)
-    (zone,) = run._memory.zones
+    (zone,) = run.rig.memory.zones
     for _ in range(3):
         until(zone.lock.locked, "the lock is held")
         until(lambda: not zone.lock.locked(), "the lock is free")
@@ -228,7 +220,7 @@ def test_a_call_of_the_reporter_after_its_device_has_left_is_a_violation(
 ) -> None:
     violations = Violations(sync, lambda _text: None)
     manners = Manners(Null(), RunParams(), sync, violations)
-    (zone,) = make().run._memory.zones
+    (zone,) = make().run.rig.memory.zones
     manners.report(zone, [])
     assert violations.count == 0
     manners.parted = True
@@ -316,7 +308,7 @@ def test_a_conductor_that_waits_for_ever_is_ended_too(
     """Whoever watches the run never returns."""
     end = threading.Event()
     made = make(hang_after=1.0, seconds=600)
-    monkeypatch.setattr(made.run, "_watch", lambda _status: end.wait())
+    monkeypatch.setattr(made.run._gauge, "_watch", lambda _status: end.wait())
     try:
         summary: Summary = made.run.run()
     finally:
@@ -499,7 +491,7 @@ def test_a_second_control_c_leaves_at_once(tmp_path: Path) -> None:
 
 
 def test_somebody_who_is_late_to_go_is_still_on(sync: Sync, make: Callable[..., Made]) -> None:
-    crew: Crew = make().run._crew
+    crew: Crew = make().run.crew
     end = threading.Event()
     allocator = crew.allocators[0]
     allocator.run = end.wait  # type: ignore[method-assign,assignment]

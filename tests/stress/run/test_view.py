@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from stress.run.conductor import Summary
 from stress.run.status import Status, ZoneStatus
+from stress.run.summary import Summary
 from stress.run.view import PARTS, LineView, LiveView, _bar, mib, picture, print_summary
 
 ZONE = ZoneStatus(

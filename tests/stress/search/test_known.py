@@ -25,7 +25,9 @@ from stress.search import known
 from stress.search.explore import Program, program
 from stress.search.kit import LAYOUT, Kit
 from stress.search.known import Known
-from stress.search.machine import SLOTS, Build, WatchedZone, boot
+from stress.search.machine import Build, WatchedZone, boot
+
+SLOTS = {name for cls in WatchedZone.__mro__ for name in getattr(cls, "__slots__", ())}
 
 
 class Forgetful(Program):
@@ -63,7 +65,7 @@ def test_what_takes_too_much_memory_is_forgotten_and_found_out_again(monkeypatch
 
 
 def state_of(zone: WatchedZone) -> dict[str, object]:
-    names = set(SLOTS) - {"_acquire", "_release", "lock", "zones_below"}
+    names = SLOTS - {"_acquire", "_release", "lock", "zones_below"}
     return {name: getattr(zone, name) for name in names}
 
 
@@ -87,6 +89,7 @@ def test_a_copy_shares_nothing_that_changes() -> None:
                   and value is getattr(zone, name)]  # fmt: skip
         assert shared == []
         assert copy.lock is not zone.lock
+        assert [name for name in sorted(SLOTS) if not hasattr(copy, name)] == []
     assert twin.zones[1].zones_below == (twin.zones[0],)
 
 

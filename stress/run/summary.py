@@ -1,0 +1,36 @@
+"""How a run ended, in figures and words: what is printed, and kept as summary.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Summary:
+    """How a run ended."""
+
+    verdict: str = "FAILURE"
+    violations: list[str] = field(default_factory=list)
+    violation_count: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    allocators: int = 0
+    allocs: int = 0
+    frees: int = 0
+    failed_allocs: int = 0
+    passes: int = 0
+    batches: int = 0
+    failed_batches: int = 0
+    reported_blocks: int = 0
+    reported_bytes: int = 0
+    stuck_batches: int = 0
+    resident_bytes_start: int = 0
+    resident_bytes_peak: int = 0
+    resident_bytes_end: int = 0
+    operations: list[int] = field(default_factory=list)  # by allocator
+    unfair_intervals: int = 0
+    footprint: dict[str, object] = field(default_factory=dict)
+    kept_max: dict[str, int] = field(default_factory=dict)  # the most that the run itself kept of each
+    stacks: list[str] = field(default_factory=list)  # where every thread stood when the run hung
+    notes: list[str] = field(default_factory=list)
+    params: dict[str, object] = field(default_factory=dict)
