@@ -11,6 +11,7 @@ only drop this process's view and free nothing, so there a hole is punched.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 from typing import Literal
@@ -149,12 +150,39 @@ class Ram:
         """Ask the operating system how much of this memory it holds (`st_blocks`, or `mincore`)."""
         if self.fd >= 0:
             return os.fstat(self.fd).st_blocks * BYTES_PER_BLOCK
+        return self._mincore_bytes(0, self.nr_bytes)
+
+    def resident_in(self, offset: int, nr_bytes: int) -> int:
+        """Ask the operating system how many bytes of a range it holds, in whole pages; 0 for a range given back.
+
+        For whoever has the range to themselves. Of a memfd the file is asked where its data and its holes are,
+        which takes a microsecond for a range without data. Raises RamError when the range is not within this memory.
+        """
+        self._check_within(offset, nr_bytes)
+        end = offset + nr_bytes
+        if self.fd < 0:
+            return self._mincore_bytes(offset, nr_bytes)
+        resident = 0
+        while offset < end:
+            try:
+                data = os.lseek(self.fd, offset, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # no data from here to the end
+                    raise RamError(f"lseek(SEEK_DATA) at {offset:#x}: {error.strerror}") from error
+                break
+            if data >= end:
+                break
+            offset = min(end, os.lseek(self.fd, data, os.SEEK_HOLE))
+            resident += offset - data
+        return resident
+
+    def _mincore_bytes(self, offset: int, nr_bytes: int) -> int:
         assert _mincore is not None
         resident_pages = 0
         page = mmap.PAGESIZE
-        for offset in range(0, self.nr_bytes, MINCORE_CHUNK_BYTES):
-            length = min(MINCORE_CHUNK_BYTES, self.nr_bytes - offset)
+        for start in range(offset, offset + nr_bytes, MINCORE_CHUNK_BYTES):
+            length = min(MINCORE_CHUNK_BYTES, offset + nr_bytes - start)
             pages = ctypes.create_string_buffer((length + page - 1) // page)
-            _check(_mincore(self.address + offset, length, pages), "mincore")
+            _check(_mincore(self.address + start, length, pages), "mincore")
             resident_pages += pages.raw.count(b"\x01")
         return resident_pages * page

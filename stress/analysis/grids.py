@@ -214,6 +214,8 @@ METRICS = (
     Metric("time of a batch p99 (ms)", lambda run: run.batches["ms_p99"]),
     Metric("time of all batches (s)", lambda run: run.batches["busy_s"], "{:,.2f}".format),
     Metric("told to the host", lambda run: run.batches["mib"], size),
+    Metric("blocks that the host kept", lambda run: run.kept["blocks"], COUNT),
+    Metric("of them still resident", lambda run: run.kept["mib"], size),
     Metric("blocks isolated", lambda run: run.requests["isolated_blocks"], COUNT),
     Metric("isolations refused at the min mark", lambda run: run.requests["refused"], COUNT),
     Metric("blocks flagged as Reported", lambda run: run.reuse["reported"], COUNT),

@@ -42,6 +42,7 @@ class Summary:
     isolated: dict[str, Any]
     isolated_over_time: Rows
     batches: dict[str, Any]
+    kept: dict[str, Any]
     batch_sizes: Rows
     failures: Rows
     latency: Rows
@@ -86,6 +87,7 @@ def summarize(log: RunLog) -> Summary:
         isolated=tables.isolated(log),
         isolated_over_time=tables.isolated_over_time(log, bin_s),
         batches=tables.batches(log),
+        kept=tables.kept(log),
         batch_sizes=tables.batch_sizes(log),
         failures=tables.failures(log),
         latency=tables.latency(log),
@@ -156,6 +158,10 @@ def bought_and_cost(summary: Summary) -> str:
         mean = sum(row["resident_mib"] for row in summary.memory) / len(summary.memory)
         if total:
             bought += f", and on average {size(mean)} of {size(total)} were resident"
+    if summary.kept["blocks"]:
+        bought += (
+            f"; of {summary.kept['blocks']:,} blocks that it acknowledged it kept {size(summary.kept['mib'])}"
+        )
     wasted = reuse["wasted"] / reuse["reported"] if reuse["reported"] else 0.0
     isolated = summary.isolated
     return (

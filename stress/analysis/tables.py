@@ -125,6 +125,15 @@ def batches(log: RunLog) -> dict[str, Any]:
     return rows[0]
 
 
+def kept(log: RunLog) -> dict[str, Any]:
+    """Blocks that the host acknowledged and did not give back, and how much of them was still resident then."""
+    rows = log.records("""
+        SELECT coalesce(sum(len(kept)), 0)::BIGINT AS blocks,
+            coalesce(sum(list_sum([block[3] FOR block IN kept])), 0)::BIGINT / 1048576 AS mib
+        FROM host_kept""")
+    return rows[0]
+
+
 def batch_sizes(log: RunLog) -> Rows:
     """How many batches had how many blocks."""
     return log.records("SELECT blocks, count(*) AS batches FROM batches GROUP BY 1 ORDER BY 1")

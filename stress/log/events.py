@@ -369,6 +369,13 @@ class HostBegin(Record, tag="host_begin", gc=False):
     blocks: list[tuple[int, int]]
 
 
+class HostKept(Record, tag="host_kept", gc=False):
+    """The host acknowledged these blocks, and kept them: [pfn, order, bytes of it that are still resident]."""
+
+    zone: int
+    kept: list[tuple[int, int, int]]
+
+
 class HostEnd(Record, tag="host_end", gc=False):
     """The host is done with a batch."""
 

@@ -36,6 +36,11 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("--list", action="store_true", help="list the scenarios, and do nothing")
     for name, option in OPTIONS.items():
         about, metavar = option.metadata["about"], option.metadata["metavar"]
+        if option.type == "bool":
+            run.add_argument(
+                option_of(name), dest=key_of(name), action="store_const", const="True", help=about
+            )
+            continue
         shown = "0" if option.type == "Range" else option.default
         default = "" if shown is None else f" (default: {shown})"
         run.add_argument(option_of(name), metavar=metavar, dest=key_of(name), help=f"{about}{default}")

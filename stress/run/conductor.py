@@ -116,6 +116,7 @@ class StressRun:
         self._part_with_device()
         if not alive:
             self._final_checks()
+        self._inspection.expect_released()
         self.summary.resident_bytes_end = self._gauge.sample("end").resident_bytes
         self._tear_down(alive=alive)
         self._gauge.end()

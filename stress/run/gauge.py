@@ -103,6 +103,7 @@ class Gauge:
             violations=self._rig.violations.count,
             allocators=len(self._crew.alive()),
             unfair=self.fairness.unfair,
+            kept_bytes=self._rig.host.kept_bytes,
         )
 
     def _rate(self, now_s: float, operations: int) -> float:
@@ -127,6 +128,8 @@ class Gauge:
         summary.failed_batches = stats.failed_batches
         summary.reported_blocks = stats.reported_blocks
         summary.reported_bytes = stats.reported_bytes
+        summary.kept_blocks = self._rig.host.kept_blocks
+        summary.kept_bytes = self._rig.host.kept_bytes
         if stats.first_error is not None:
             summary.notes.append(f"{stats.failed_batches} batches failed, the first with {stats.first_error}")
         if not stats.reported_blocks:

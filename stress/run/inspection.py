@@ -95,3 +95,12 @@ class Inspection:
                     f"{self._rig.reporting.stats.passes} passes, the last ones without a failure: a request was lost "
                     "(L1)"
                 )
+
+    def expect_released(self) -> None:
+        """With --must-release, hold the host to it: what it acknowledged it has given back."""
+        host = self._rig.host
+        if self._rig.params.must_release and host.kept_blocks:
+            self._rig.violations.add(
+                f"the reporter acknowledged {host.kept_blocks} blocks and kept {host.kept_bytes >> 20} MiB of them "
+                "(--must-release)"
+            )

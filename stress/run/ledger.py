@@ -109,9 +109,15 @@ class Ledger:
 
 
 class CheckedReporter:
-    """Another reporter, with the batch held against the ledger before and after it, and its work in the log."""
+    """Another reporter, with the batch held against the ledger before and after it, and its work in the log.
+
+    A block may come back acknowledged and *kept*: its memory is still there. The kernel cannot know, and flags it
+    Reported all the same; here the operating system is asked, while the block is in flight and nobody else touches it.
+    """
 
     def __init__(self, inner: Reporter, ledger: Ledger, trace: Trace) -> None:
+        self.kept_blocks = 0
+        self.kept_bytes = 0
         self._inner = inner
         self._ledger = ledger
         self._trace = trace
@@ -122,6 +128,19 @@ class CheckedReporter:
         self._ledger.check_batch(zone, batch, "before")
         try:
             self._inner.report(zone, batch)
+            self._count_kept(zone, batch)
         finally:
             self._ledger.check_batch(zone, batch, "after")
             self._trace("host_end", zone.number, blocks)
+
+    def _count_kept(self, zone: Zone, batch: Batch) -> None:
+        if zone.ram is None:
+            return
+        asked = [
+            (block.pfn, block.order, zone.ram.resident_in(block.offset, block.length)) for block in batch
+        ]
+        kept = [block for block in asked if block[2]]
+        if kept:
+            self.kept_blocks += len(kept)
+            self.kept_bytes += sum(nr_bytes for _, _, nr_bytes in kept)
+            self._trace("host_kept", zone.number, kept)

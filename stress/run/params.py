@@ -77,6 +77,7 @@ class RunParams:
     capacity: int = _machine(32, "blocks in a batch", "N")
     preset: str = _machine("v6.1", f"kernel to follow: {', '.join(PRESETS)}", "P")
     seed: int = _machine(1, "of every random choice", "N")
+    must_release: bool = _machine(False, "a block that a reporter acknowledges and keeps is a failure", "")
     log: str = _machine("all", "tracepoints in the run directory: all or off", "WHICH")
     mutant: str | None = _machine(None, "plant a fault first, one that explore --list names", "M")
     stat_interval: float = _machine(1.0, "seconds between two status lines")
@@ -246,6 +247,8 @@ def parse_value(name: str, text: str) -> object:
     kind = OPTIONS[name].type
     if kind == "Range":
         return parse_range(text)
+    if kind == "bool":
+        return text == "True"
     if kind in ("int", "float"):
         expected = "a whole number" if kind == "int" else "a number"
         try:

@@ -41,8 +41,9 @@ class Rig:
         self.memory = Memory(params.zone_specs(), revision=PRESETS[params.preset], sync=sync, ram=ram)
         self.ledger = Ledger(self.memory, sync, self.violations)
         self.manners = Manners(reporter, params, sync, self.violations)
+        self.host = CheckedReporter(self.manners, self.ledger, self.trace)
         self.device = PageReportingDevice(
-            CheckedReporter(self.manners, self.ledger, self.trace),
+            self.host,
             order=params.order,
             capacity=params.capacity,
             name=params.reporter,

@@ -173,6 +173,8 @@ class _Reader:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if kind in ("int", "float"):
             self._expect(where, value, is_number, "a number")
+        elif kind == "bool":
+            self._expect(where, value, isinstance(value, bool), "true or false")
         elif kind == "Range":
             self._expect(where, value, is_number or isinstance(value, str), "a number, or a text S..T")
         else:

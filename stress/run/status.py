@@ -44,6 +44,7 @@ class Status:
     violations: int
     allocators: int = 0
     unfair: str | None = None
+    kept_bytes: int = 0  # acknowledged by the reporter, and still resident then
 
 
 def zone_status(zone: Zone, memory: Memory, reporting: PageReporting) -> ZoneStatus:

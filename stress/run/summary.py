@@ -24,6 +24,8 @@ class Summary:
     reported_blocks: int = 0
     reported_bytes: int = 0
     stuck_batches: int = 0
+    kept_blocks: int = 0  # acknowledged by the reporter, and still resident then
+    kept_bytes: int = 0
     resident_bytes_start: int = 0
     resident_bytes_peak: int = 0
     resident_bytes_end: int = 0

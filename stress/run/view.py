@@ -61,12 +61,13 @@ class LineView:
             for zone in status.zones
         )
         flag = f"  !!! {status.violations} violations" if status.violations else ""
+        kept = f"  kept: {mib(status.kept_bytes)}" if status.kept_bytes else ""
         stuck = f"  stuck: {status.stuck}" if status.stuck else ""
         unfair = f"  ??? unfair: {status.unfair}" if status.unfair else ""
         self._console.print(
             f"{status.seconds:6.1f} s  {status.phase:6}  resident {mib(status.resident_bytes):>8}  "
             f"{status.ops_per_second:8.0f} ops/s  {status.allocators:3} threads  {status.batches:4} batches  {zones}"
-            f"{stuck}{unfair}{flag}",
+            f"{kept}{stuck}{unfair}{flag}",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -111,6 +112,8 @@ def picture(status: Status, width: int) -> RenderableType:
         f"({status.failed_batches} failed)   {mib(status.reported_bytes)} given back"
     )
     lines: list[RenderableType] = [table, legend, figures]
+    if status.kept_bytes:
+        lines.append(Text(f"kept: {mib(status.kept_bytes)} acknowledged, still resident", style="yellow"))
     if status.stuck:
         lines.append(Text(f"stuck: {status.stuck}", style="yellow"))
     if status.unfair:
@@ -164,6 +167,10 @@ def print_summary(console: Console, summary: Summary, words: str) -> None:
             f"{summary.batches:,} ({summary.failed_batches:,} failed, {summary.stuck_batches} stuck)",
         ),
         ("reported", f"{summary.reported_blocks:,} blocks, {mib(summary.reported_bytes)}"),
+        (
+            "kept",
+            f"{summary.kept_blocks:,} blocks, {mib(summary.kept_bytes)}: acknowledged, and still resident",
+        ),
         ("resident at start", mib(summary.resident_bytes_start)),
         ("resident at peak", mib(summary.resident_bytes_peak)),
         ("resident at end", mib(summary.resident_bytes_end)),

@@ -94,6 +94,39 @@ def test_discarding_twice_is_like_discarding_once(ram: Ram) -> None:
     assert ram.resident_bytes() == HALF
 
 
+def test_the_resident_bytes_of_a_range_are_counted_page_by_page(ram: Ram) -> None:
+    assert ram.resident_in(0, NR_BYTES) == 0
+    for page in (0, 1, 7, NR_PAGES - 1):
+        touch(ram, page * PAGE_SIZE, PAGE_SIZE)
+    assert ram.resident_in(0, NR_BYTES) == 4 * PAGE_SIZE
+    assert ram.resident_in(0, PAGE_SIZE) == PAGE_SIZE
+    assert ram.resident_in(PAGE_SIZE, 6 * PAGE_SIZE) == PAGE_SIZE
+    assert ram.resident_in(2 * PAGE_SIZE, 5 * PAGE_SIZE) == 0
+    assert ram.resident_in(8 * PAGE_SIZE, (NR_PAGES - 9) * PAGE_SIZE) == 0
+    assert ram.resident_in(NR_BYTES - PAGE_SIZE, PAGE_SIZE) == PAGE_SIZE
+
+
+def test_a_range_that_was_given_back_in_part_has_the_rest(ram: Ram) -> None:
+    touch(ram)
+    ram.discard(0, HALF)
+    assert ram.resident_in(0, HALF) == 0
+    assert ram.resident_in(HALF - PAGE_SIZE, 3 * PAGE_SIZE) == 2 * PAGE_SIZE
+    assert ram.resident_in(0, NR_BYTES) == HALF
+
+
+def test_asking_what_is_resident_makes_nothing_resident(ram: Ram) -> None:
+    ram.resident_in(0, NR_BYTES)
+    assert ram.resident_bytes() == 0
+
+
+@pytest.mark.parametrize(
+    ("offset", "nr_bytes"), [(-PAGE_SIZE, PAGE_SIZE), (0, NR_BYTES + 1), (NR_BYTES, 1), (0, 0)]
+)
+def test_a_range_outside_is_not_asked_about(ram: Ram, offset: int, nr_bytes: int) -> None:
+    with pytest.raises(RamError, match="is not within"):
+        ram.resident_in(offset, nr_bytes)
+
+
 @pytest.mark.parametrize(
     ("offset", "nr_bytes"),
     [(-PAGE_SIZE, PAGE_SIZE), (0, 0), (0, -PAGE_SIZE), (0, NR_BYTES + PAGE_SIZE), (NR_BYTES, PAGE_SIZE)],

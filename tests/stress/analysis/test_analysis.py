@@ -351,6 +351,18 @@ def test_batches_and_passes_are_joined_with_their_ends(tmp_path: Path) -> None:
     assert never_ended == 1
 
 
+def test_what_the_host_kept_is_summed_up_and_told(tmp_path: Path) -> None:
+    log = HandLog()
+    log("page_reporting_report_begin", 1.0, 1, 1, 0, [[0, 9], [512, 9], [1024, 10]])
+    log("host_kept", 2.0, 1, 0, [[0, 9, 1 << 21], [1024, 10, 1 << 20]])
+    log("host_kept", 3.0, 1, 0, [[512, 9, 4096 * 256]])
+    log("page_reporting_report_end", 4.0, 1, 1, 0, None)
+    with open_run(log.write(tmp_path / "run")) as opened:
+        summary = summarize(opened)
+    assert summary.kept == {"blocks": 3, "mib": 4.0}
+    assert "of 3 blocks that it acknowledged it kept 4 MiB" in summary.sentences[2]
+
+
 def test_fairness_is_one_for_equals_and_least_for_one_alone() -> None:
     assert tables.jain_index([3.0, 3.0, 3.0]) == pytest.approx(1.0)
     assert tables.jain_index([9.0, 0.0, 0.0]) == pytest.approx(1 / 3)

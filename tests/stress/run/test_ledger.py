@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from pagealloc.memory import Memory, ZoneSpec
+from pagealloc.ram import RamKind
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 from stress.run.ledger import CheckedReporter, Ledger
@@ -187,6 +188,58 @@ def test_a_batch_is_held_against_the_ledger_after_the_call_too(
             reporter.report(memory.zones[0], [block(FIRST, 3)])
     assert violations.count == 1
     assert violations.texts[0].startswith("after the reporter's work")
+
+
+# -- acknowledged, and kept ------------------------------------------------------------------------------------
+
+
+class Keeper:
+    """Gives every block back but those of its list; raises where it is told to."""
+
+    def __init__(self, keeps: list[int], error: Exception | None = None) -> None:
+        self._keeps = keeps
+        self._error = error
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        assert zone.ram is not None
+        for each in batch:
+            if each.pfn not in self._keeps:
+                zone.ram.discard(each.offset, each.length)
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.mark.parametrize("ram", ["anonymous", "memfd"])
+def test_blocks_that_come_back_acknowledged_and_resident_are_counted_and_told(
+    sync: Sync, violations: Violations, ram: RamKind
+) -> None:
+    told: list[tuple[object, ...]] = []
+    with Memory([ZoneSpec("Normal", 64, start_pfn=FIRST)], ram=ram) as memory:
+        assert memory.ram is not None
+        memory.ram.memory[: 24 << 12] = b"x" * (24 << 12)
+        ledger = Ledger(memory, sync, violations)
+        batch = [block(FIRST + at, 3) for at in (0, 8, 16, 24)]
+        host = CheckedReporter(Keeper([FIRST + 8, FIRST + 24]), ledger, lambda *event: told.append(event))
+        host.report(memory.zones[0], batch)
+        assert (host.kept_blocks, host.kept_bytes) == (1, 8 << 12), "what was never touched was not kept"
+        host.report(memory.zones[0], batch)
+        assert (host.kept_blocks, host.kept_bytes) == (2, 16 << 12)
+    assert violations.count == 0
+    names = [event[0] for event in told]
+    assert names == ["host_begin", "host_kept", "host_end"] * 2
+    assert told[1] == ("host_kept", 0, [(FIRST + 8, 3, 8 << 12)])
+
+
+def test_what_a_reporter_did_not_acknowledge_it_did_not_keep(sync: Sync, violations: Violations) -> None:
+    with Memory([ZoneSpec("Normal", 64, start_pfn=FIRST)]) as memory:
+        assert memory.ram is not None
+        memory.ram.memory[:4096] = b"x" * 4096
+        host = CheckedReporter(
+            Keeper([FIRST], OSError()), Ledger(memory, sync, violations), lambda *event: None
+        )
+        with pytest.raises(OSError):
+            host.report(memory.zones[0], [block(FIRST, 0)])
+        assert host.kept_blocks == 0
 
 
 # -- violations ----------------------------------------------------------------------------------------------

@@ -133,6 +133,28 @@ def test_null_takes_reports_and_gives_nothing_back(stress: Run) -> None:
     assert summary.resident_bytes_end == summary.resident_bytes_peak
 
 
+def test_a_host_that_keeps_what_it_acknowledges_is_told_of_and_is_a_failure_on_request(stress: Run) -> None:
+    summary = stress(load_reporter("null"))
+    assert_success(summary)
+    assert summary.kept_blocks > 0
+    assert summary.kept_bytes > summary.kept_blocks << 12
+    summary = stress(load_reporter("null"), must_release=True)
+    assert summary.verdict == "FAILURE"
+    assert summary.violations == [
+        (
+            f"the reporter acknowledged {summary.kept_blocks} blocks and kept {summary.kept_bytes >> 20} MiB of them "
+            "(--must-release)"
+        )
+    ]
+
+
+@pytest.mark.parametrize("ram", ["anonymous", "memfd"])
+def test_a_host_that_gives_everything_back_has_kept_nothing(stress: Run, ram: str) -> None:
+    summary = stress(ram=ram, must_release=True)
+    assert_success(summary)
+    assert (summary.kept_blocks, summary.kept_bytes) == (0, 0)
+
+
 def test_a_reporter_that_sleeps_makes_fewer_batches_and_none_is_lost(stress: Run) -> None:
     summary = stress(load_reporter("sleep"), reporter_sleep_s=(0.02, 0.03))
     assert_success(summary)

@@ -18,8 +18,8 @@ from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 from stress.cli import main
 from stress.run.conductor import StressRun
-from stress.run.summary import Summary
 from stress.run.params import RunParams
+from stress.run.summary import Summary
 from workers.errors import DeviceGone, ReporterError
 from workers.page_reporting import Batch, Reporter
 from workers.qemu.reporter import QemuReporter
@@ -142,10 +142,19 @@ def test_a_run_hands_its_memory_to_qemu_and_its_log_is_verified(
     ]
     assert main(["run", "--reporter=qemu", "--json", f"--run-dir={tmp_path / 'run'}", *words]) == 0
     summary = json.loads(capsys.readouterr().out)
-    assert summary["failed_batches"] == 0
+    assert summary["failed_batches"] == summary["kept_blocks"] == 0
     assert summary["resident_bytes_peak"] > 20 * MIB
     assert summary["resident_bytes_end"] < summary["resident_bytes_peak"] // 4
     assert main(["verify", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.needs("qemu")
+def test_a_device_that_was_told_of_poison_acknowledges_and_keeps_everything(sync: Sync) -> None:
+    summary = run(sync, QemuReporter(sync, poison=0xAA), must_release=True)
+    assert summary.failed_batches == 0
+    assert summary.kept_blocks > 0
+    assert summary.resident_bytes_end == summary.resident_bytes_peak
+    assert "--must-release" in summary.violations[0]
 
 
 def at(sync: Sync, seconds: float, reporter: QemuReporter, number: int) -> None:

@@ -119,6 +119,7 @@ BAD_FILES = {
         "reporter_sleep: [1, 2], expected a number, or a text S..T",
     ),
     "a bad range": ("reporter_sleep = 'long'", "reporter_sleep: 'long', expected seconds S, or a range S..T"),
+    "a switch that is a number": ("must_release = 1", "must_release: 1, expected true or false"),
     "out of range": ("fail_rate = 1.5", "fail_rate: 1.5, expected a probability, 0 .. 1"),
     "not a number": ("handover = nan", "handover: nan, expected a probability, 0 .. 1"),
     "a bad mix": ("gfp = 'KERNAL=1'", "gfp: 'KERNAL=1', expected flags of ATOMIC"),

@@ -124,6 +124,15 @@ def test_a_stuck_batch_and_violations_stand_out() -> None:
     assert "???" not in text
 
 
+def test_what_a_host_kept_stands_out_and_nothing_does_when_it_kept_nothing() -> None:
+    kept = replace(STATUS, kept_bytes=5 << 20)
+    assert "kept: 5 MiB acknowledged, still resident" in drawn(kept)
+    assert "kept" not in drawn(STATUS)
+    console, out = plain()
+    LineView(console, 1.0).show(kept)
+    assert "  kept: 5 MiB" in out.getvalue()
+
+
 def test_unfairness_stands_out() -> None:
     assert "??? unfair: allocator 1 made 5" in drawn(replace(STATUS, unfair="allocator 1 made 5"))
 
