@@ -437,6 +437,10 @@ class Zone(Mobility):
         """Whether a free block of exactly this order begins at `pfn`."""
         return self.is_buddy(pfn - self.base_pfn, order)
 
+    def is_reported(self, pfn: int) -> bool:
+        """Whether a free block that the host was told about begins here."""
+        return self.page_reported(pfn - self.base_pfn)
+
     def set_reported(self, pfn: int) -> None:
         self.set_page_reported(pfn - self.base_pfn)
 

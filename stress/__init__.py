@@ -1,1 +1,1 @@
-"""The instruments: stress runs and their checks, the replay of recorded kernel runs, the command line."""
+"""The instruments: a room for each thing that people do. docs/ARCHITECTURE.md is the map."""

@@ -6,6 +6,7 @@ A rule is a function from source text to complaints, so that it can be fed the s
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,19 @@ FLOORS = ("pagealloc", "workers", "stress")
 PRODUCT = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 LIBRARY = [path for path in PRODUCT if path.relative_to(ROOT).parts[0] != "stress"]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+# The rooms of floor 3 and its loose files, from the lowest: a room imports only what stands before it.
+ROOMS = (
+    ("errors", "provenance", "pool"),
+    ("formats", "invariants", "mutants", "controlled"),
+    ("log", "golden"),
+    ("analysis", "run", "search"),
+    ("lab", "host", "bench"),
+    ("hunt",),
+    ("cli", "pytest_plugin"),
+    ("__main__",),
+)
+LOOSE_FILES_MAX = 7
 
 DOOR = ROOT / "pagealloc" / "sync_real.py"  # the one module that may know real threads, time and chance
 BEHIND_THE_DOOR = {"_thread", "random", "threading", "time"}
@@ -53,6 +67,17 @@ def imported_modules(source: str) -> Iterator[tuple[int, str]]:
             called = getattr(node.func, "id", getattr(node.func, "attr", ""))
             if called in IMPORT_BY_NAME:
                 yield node.lineno, str(node.args[0].value)
+
+
+def imported_names(source: str) -> set[str]:
+    """Return every module that a source imports, and everything that it imports from one."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def imports_of(source: str, forbidden: set[str]) -> Complaints:
@@ -116,6 +141,51 @@ def machine_paths(text: str) -> Complaints:
     ]
 
 
+def import_cycles(imports: dict[str, set[str]]) -> Complaints:
+    """Complain of modules that import each other, however far around; `imports` has them by name."""
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> Complaints:
+        if module in path:
+            return [" -> ".join([*path[path.index(module) :], module])]
+        if module in done:
+            return []
+        found = [circle for other in sorted(imports[module]) for circle in walk(other, [*path, module])]
+        done.add(module)
+        return found
+
+    return [circle for module in sorted(imports) for circle in walk(module, [])]
+
+
+def rooms_above(module: str, imported: set[str]) -> Complaints:
+    """Complain of what a module of floor 3 imports from its own storey or from above, its own room left out."""
+    storeys = {room: storey for storey, rooms in enumerate(ROOMS) for room in rooms}
+    room = module.split(".")[1]
+    if room not in storeys:
+        return [f"{room} is no room: add it to ROOMS"]
+    others = {name.split(".")[1] for name in imported if name.startswith("stress.")} - {room}
+    return [f"imports {other}" for other in sorted(others) if storeys.get(other, len(ROOMS)) >= storeys[room]]
+
+
+def wrong_preface(preface: str, modules: set[str]) -> Complaints:
+    """Complain of a preface that lists modules, and not those which there are."""
+    first_words = {found[1] for found in re.finditer(r"^ *`?(\w+)`?(?:\.py)?  +\S", preface, re.MULTILINE)}
+    if not first_words & modules:
+        return []  # it lists none
+    return [f"lacks {name}" for name in sorted(modules - first_words)] + [
+        f"lists {name}, which is none" for name in sorted(first_words - modules)
+    ]
+
+
+def indices_abroad(source: str) -> Complaints:
+    """Complain of a page's index inside its zone, which nobody but floor 1 may know."""
+    return [
+        f"line {node.lineno}: reckons with base_pfn"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr == "base_pfn"
+    ]
+
+
 # -- the house -----------------------------------------------------------------------------------------
 
 
@@ -153,6 +223,64 @@ def test_imports_go_down_only(path: Path) -> None:
     above = {"tests", *FLOORS[FLOORS.index(floor) + 1 :]}
 
     assert imports_of(path.read_text(), above) == []
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def product_imports() -> dict[str, set[str]]:
+    """Return what each module of the product imports of the product, module by module."""
+    modules = {module_of(path): path for path in PRODUCT}
+    return {
+        module: {name for name in imported_names(path.read_text()) if name in modules} - {module}
+        for module, path in modules.items()
+    }
+
+
+def test_no_two_files_import_each_other() -> None:
+    assert import_cycles(product_imports()) == []
+
+
+def test_rooms_import_only_what_is_below_them() -> None:
+    found = {
+        module: complaints
+        for module, imported in product_imports().items()
+        if module.startswith("stress.") and (complaints := rooms_above(module, imported))
+    }
+
+    assert found == {}
+
+
+def test_few_files_lie_loose_beside_the_rooms() -> None:
+    loose = sorted(path.name for path in (ROOT / "stress").glob("*.py") if path.name != "__init__.py")
+
+    assert len(loose) <= LOOSE_FILES_MAX, loose
+
+
+def test_a_preface_that_lists_modules_lists_them_all() -> None:
+    found = {}
+    for path in PRODUCT:
+        if path.name == "__init__.py":
+            preface = ast.get_docstring(ast.parse(path.read_text())) or ""
+            inside = {other.stem for other in path.parent.glob("*.py")} - {"__init__"}
+            inside |= {other.parent.name for other in path.parent.glob("*/__init__.py")}
+            if complaints := wrong_preface(preface, inside):
+                found[name_of(path)] = complaints
+
+    assert found == {}
+
+
+# A recorded state is loaded frame by frame, for want of a call that does it.
+LOADER = ROOT / "stress" / "golden" / "state.py"
+ABOVE_THE_INDEX = [
+    path for path in PRODUCT if path.relative_to(ROOT).parts[0] != "pagealloc" and path != LOADER
+]
+
+
+@pytest.mark.parametrize("path", ABOVE_THE_INDEX, ids=ids(ABOVE_THE_INDEX))
+def test_an_index_never_leaves_the_lowest_floor(path: Path) -> None:
+    assert indices_abroad(path.read_text()) == []
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
@@ -271,3 +399,44 @@ def test_an_import_from_above_is_noticed(snippet: str) -> None:
 def test_a_rule_tells_good_from_bad(rule: Callable[[str], Complaints], good: str, bad: str) -> None:
     assert rule(good) == []
     assert rule(bad) != []
+
+
+def test_a_circle_of_imports_is_noticed() -> None:
+    straight = {"a": {"b", "c"}, "b": {"c"}, "c": set[str]()}
+
+    assert import_cycles(straight) == []
+    assert import_cycles({**straight, "c": {"a"}}) == ["a -> b -> c -> a"]
+    assert import_cycles({"a": {"a"}}) == ["a -> a"]
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "complaints"),
+    [
+        ("stress.run.rig", {"stress.run.crew", "stress.errors", "stress.log.events", "pagealloc.zone"}, []),
+        ("stress.run.rig", {"stress.search.kit"}, ["imports search"]),
+        ("stress.errors", {"stress.cli"}, ["imports cli"]),
+        ("stress.attic.boxes", set[str](), ["attic is no room: add it to ROOMS"]),
+    ],
+)
+def test_an_arrow_that_does_not_go_down_is_noticed(
+    module: str, imported: set[str], complaints: Complaints
+) -> None:
+    assert rooms_above(module, imported) == complaints
+
+
+@pytest.mark.parametrize(
+    ("preface", "complaints"),
+    [
+        ("What this is for.", []),
+        ("Rooms:\n\n    world  coroutines\n    sync   locks", []),
+        ("Rooms:\n\n    world  coroutines", ["lacks sync"]),
+        ("world.py  coroutines\nsync.py   locks\nattic.py  boxes", ["lists attic, which is none"]),
+    ],
+)
+def test_a_preface_that_has_fallen_behind_is_noticed(preface: str, complaints: Complaints) -> None:
+    assert wrong_preface(preface, {"world", "sync"}) == complaints
+
+
+def test_an_index_abroad_is_noticed() -> None:
+    assert indices_abroad("zone.state[pfn - zone.base_pfn]")
+    assert indices_abroad("zone.is_reported(pfn)") == []

@@ -208,7 +208,7 @@ def holds_us(nr_pages: int, fresh_blocks: int, rounds: int, *, behind: bool = Fa
         side.use_and_free(fresh_blocks)
         if behind:
             pfns = side.zone.list_pfns(TOP_ORDER, MIGRATE_MOVABLE)
-            reported = next(pfn for pfn in pfns if side.zone.page_reported(pfn - side.zone.base_pfn))
+            reported = next(pfn for pfn in pfns if side.zone.is_reported(pfn))
             side.zone.rotate_to_front(reported, TOP_ORDER, MIGRATE_MOVABLE)
         holds.on = True
         side.settle()

@@ -23,7 +23,8 @@ Value = int | str
 # TASK-PID (TGID) [CPU] FLAGS TIME: EVENT: FIELDS. The group and the flags are options of the tracer, and perf names the
 # event's system before it.
 _LINE = re.compile(
-    r"\s*(?P<task>\S.*?)\s*[-\s](?P<pid>\d+)\s+(?:\([\s\d-]+\)\s+)?\[(?P<cpu>\d+)\]\s+(?:(?P<flags>[^\s\d:][^\s:]*)\s+)?"
+    r"\s*(?P<task>\S.*?)\s*[-\s](?P<pid>\d+)\s+(?:\([\s\d-]+\)\s+)?"
+    r"\[(?P<cpu>\d+)\]\s+(?:(?P<flags>[^\s\d:][^\s:]*)\s+)?"
     r"(?P<time>\d+\.\d+):\s+(?:\w+:)?(?P<name>\w+):\s*(?P<text>.*)"
 )
 _FIELD = re.compile(r"(\w+)=(\{[^}]*\}|\S*)")

@@ -12,6 +12,7 @@ inside the reporter, where no lock is held.
 from __future__ import annotations
 
 from pagealloc.errors import BadPage
+from pagealloc.inventory import block_at
 from pagealloc.mmzone import (
     ALLOC_HIGHATOMIC,
     ALLOC_KSWAPD,
@@ -26,7 +27,7 @@ from pagealloc.mmzone import (
     WMARK_MIN,
     Layout,
 )
-from pagealloc.page_flags import BUDDY, IN_FLIGHT, KIND_MASK
+from pagealloc.page_flags import BUDDY, IN_FLIGHT
 from pagealloc.revision import Revision
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
@@ -267,8 +268,7 @@ class Replayer:
         zone = self._zone_of(pfn)
         if zone is None or pfn + zone.layout.pageblock_nr_pages > zone.end_pfn:
             raise _Refused("no whole pageblock")
-        head, order = zone.block_of(pfn - zone.base_pfn)
-        kind = zone.state[head] & KIND_MASK
+        _, order, kind = block_at(zone, pfn)
         if kind in (BUDDY, IN_FLIGHT) and order > zone.layout.pageblock_order:
             raise _Refused("part of a larger page")
         return zone

@@ -46,6 +46,16 @@ CHANGES: dict[str, Change] = {
 }
 
 
+class UnknownEvent(Exception):
+    """A zone tells of an event that no list here has: somebody added a tracepoint."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__(
+            f"a zone tells of {event}, which the judge has never heard of; expected it in CHANGES, if it changes the "
+            "zone, or else in BEYOND_CHANGES or ZONE_EVENTS of stress/invariants/judge.py"
+        )
+
+
 class Judge:
     """Feed it events in a possible order; `fail` hears of every invariant that one breaks."""
 
@@ -113,11 +123,11 @@ class Judge:
     def hear(self, event: str, thread: int, zone: int | None, fields: tuple[Any, ...]) -> None:
         """Hear what happens to a thread, if a rule is about it, or to a zone under its lock.
 
-        Raises KeyError for an event of a zone that is none.
+        Raises UnknownEvent for an event of a zone that is none.
         """
         if zone is not None:
             if event not in ZONE_EVENTS:
-                raise KeyError(event)
+                raise UnknownEvent(event)
             self._zone_handler(event)(thread, zone, 0, *fields)
         elif event in THREAD_EVENTS:
             THREAD_EVENTS[event](self, thread, *fields)

@@ -47,7 +47,7 @@ class Record(Struct, tag_field="event", gc=False, forbid_unknown_fields=True):
     n: int
 
 
-class ZoneRecord(Record, gc=False):
+class ZoneRecord(Record):
     """What a record has that was made under a zone lock."""
 
     zone: int
@@ -57,7 +57,7 @@ class ZoneRecord(Record, gc=False):
 # -- the log itself ------------------------------------------------------------------------------------------
 
 
-class LogBegin(Record, tag="log_begin", gc=False):
+class LogBegin(Record, tag="log_begin"):
     """What the log is of, behind the first thread's `thread_begin`.
 
     `params` are those of the run, `versions` of the program, Python and the machine.
@@ -68,19 +68,19 @@ class LogBegin(Record, tag="log_begin", gc=False):
     versions: dict[str, Any]
 
 
-class ThreadBegin(Record, tag="thread_begin", gc=False):
+class ThreadBegin(Record, tag="thread_begin"):
     """A thread is here for the first time."""
 
     name: str
 
 
-class Lost(Record, tag="lost", gc=False):
+class Lost(Record, tag="lost"):
     """`count` records of this thread are missing here; its next `n` leaves room for them."""
 
     count: int
 
 
-class LogEnd(Record, tag="log_end", gc=False):
+class LogEnd(Record, tag="log_end"):
     """The last record: the last `n` of every thread and the last `seq` of every zone, by number."""
 
     threads: dict[str, int]
@@ -90,7 +90,7 @@ class LogEnd(Record, tag="log_end", gc=False):
 # -- zones ---------------------------------------------------------------------------------------------------
 
 
-class ZoneBegin(ZoneRecord, tag="zone_begin", gc=False):
+class ZoneBegin(ZoneRecord, tag="zone_begin"):
     """A zone is described: pfns `start_pfn` .. `end_pfn` - 1, orders 0 .. `nr_orders` - 1."""
 
     name: str
@@ -102,7 +102,7 @@ class ZoneBegin(ZoneRecord, tag="zone_begin", gc=False):
     policy: str  # the name of its `Revision`; the field keeps its first name, since old logs have it
 
 
-class ZoneSnapshot(ZoneRecord, tag="zone_snapshot", gc=False):
+class ZoneSnapshot(ZoneRecord, tag="zone_snapshot"):
     """Everything that a zone holds at this moment.
 
     `lists` are [order, migratetype, pfns from head to tail], empty ones left out; `reported` the pfns of the
@@ -122,7 +122,7 @@ class ZoneSnapshot(ZoneRecord, tag="zone_snapshot", gc=False):
     block_types: str
 
 
-class ZoneState(ZoneRecord, tag="zone_state", gc=False):
+class ZoneState(ZoneRecord, tag="zone_state"):
     """The counts of a zone: free pages, and free and Reported blocks by order."""
 
     nr_free_pages: int
@@ -130,7 +130,7 @@ class ZoneState(ZoneRecord, tag="zone_state", gc=False):
     nr_reported: list[int]
 
 
-class SetWatermarks(ZoneRecord, tag="set_watermarks", gc=False):
+class SetWatermarks(ZoneRecord, tag="set_watermarks"):
     """The marks change, in pages, without the boost."""
 
     min: int
@@ -138,7 +138,7 @@ class SetWatermarks(ZoneRecord, tag="set_watermarks", gc=False):
     high: int
 
 
-class LockRelease(ZoneRecord, tag="lock_release", gc=False):
+class LockRelease(ZoneRecord, tag="lock_release"):
     """A hold of the zone lock ends; it was acquired `hold_ns` before `t`, after waiting `wait_ns`.
 
     All of the zone's records since the last `lock_release` belong to this hold. `site` is the function that held it.
@@ -149,7 +149,7 @@ class LockRelease(ZoneRecord, tag="lock_release", gc=False):
     site: str
 
 
-class LockContended(Record, tag="lock_contended", gc=False):
+class LockContended(Record, tag="lock_contended"):
     """A thread finds a zone lock taken, and begins to wait."""
 
     zone: int
@@ -159,7 +159,7 @@ class LockContended(Record, tag="lock_contended", gc=False):
 # -- allocating and freeing ------------------------------------------------------------------------------------
 
 
-class MmPageAlloc(Record, tag="mm_page_alloc", gc=False):
+class MmPageAlloc(Record, tag="mm_page_alloc"):
     """An allocation returns; `pfn` is -1 if there was no memory."""
 
     pfn: int
@@ -168,14 +168,14 @@ class MmPageAlloc(Record, tag="mm_page_alloc", gc=False):
     gfp_flags: str
 
 
-class MmPageFree(Record, tag="mm_page_free", gc=False):
+class MmPageFree(Record, tag="mm_page_free"):
     """A block is about to be freed by its owner."""
 
     pfn: int
     order: int
 
 
-class MmPageAllocZoneLocked(ZoneRecord, tag="mm_page_alloc_zone_locked", gc=False):
+class MmPageAllocZoneLocked(ZoneRecord, tag="mm_page_alloc_zone_locked"):
     """A block leaves the free lists, split from one of `from_order`; `percpu_refill`: it may rest on a page set."""
 
     pfn: int
@@ -185,7 +185,7 @@ class MmPageAllocZoneLocked(ZoneRecord, tag="mm_page_alloc_zone_locked", gc=Fals
     from_order: int
 
 
-class MmPageFreeZoneLocked(ZoneRecord, tag="mm_page_free_zone_locked", gc=False):
+class MmPageFreeZoneLocked(ZoneRecord, tag="mm_page_free_zone_locked"):
     """A block came back to the free lists and merged into another one; Linux lacks this event.
 
     It is the last on its list if `to_tail`, else the first; `migratetype` is the list's.
@@ -199,7 +199,7 @@ class MmPageFreeZoneLocked(ZoneRecord, tag="mm_page_free_zone_locked", gc=False)
     to_tail: bool
 
 
-class MmPagePcpuDrain(ZoneRecord, tag="mm_page_pcpu_drain", gc=False):
+class MmPagePcpuDrain(ZoneRecord, tag="mm_page_pcpu_drain"):
     """The block freed just before came from a page set."""
 
     pfn: int
@@ -207,7 +207,7 @@ class MmPagePcpuDrain(ZoneRecord, tag="mm_page_pcpu_drain", gc=False):
     migratetype: int
 
 
-class MmPageAllocExtfrag(ZoneRecord, tag="mm_page_alloc_extfrag", gc=False):
+class MmPageAllocExtfrag(ZoneRecord, tag="mm_page_alloc_extfrag"):
     """A request took from another migratetype's lists. The kernel's fields."""
 
     pfn: int
@@ -220,7 +220,7 @@ class MmPageAllocExtfrag(ZoneRecord, tag="mm_page_alloc_extfrag", gc=False):
     change_ownership: bool
 
 
-class MoveToFreeList(ZoneRecord, tag="move_to_free_list", gc=False):
+class MoveToFreeList(ZoneRecord, tag="move_to_free_list"):
     """A free block goes to another migratetype's list, the last there if `to_tail`."""
 
     pfn: int
@@ -229,21 +229,21 @@ class MoveToFreeList(ZoneRecord, tag="move_to_free_list", gc=False):
     to_tail: bool
 
 
-class SetPageblockMigratetype(ZoneRecord, tag="set_pageblock_migratetype", gc=False):
+class SetPageblockMigratetype(ZoneRecord, tag="set_pageblock_migratetype"):
     """The pageblock that holds `pfn` gets a type."""
 
     pfn: int
     migratetype: int
 
 
-class UnsetMigratetypeIsolate(ZoneRecord, tag="unset_migratetype_isolate", gc=False):
+class UnsetMigratetypeIsolate(ZoneRecord, tag="unset_migratetype_isolate"):
     """A withheld pageblock is given back; a block may be isolated and put back at once so that it merges."""
 
     pfn: int
     migratetype: int
 
 
-class SplitPage(ZoneRecord, tag="split_page", gc=False):
+class SplitPage(ZoneRecord, tag="split_page"):
     """A range of allocated pages becomes one allocated block."""
 
     pfn: int
@@ -253,7 +253,7 @@ class SplitPage(ZoneRecord, tag="split_page", gc=False):
 # -- free page reporting: Linux has no event for any of this ------------------------------------------------------
 
 
-class Register(Record, tag="page_reporting_register", gc=False):
+class Register(Record, tag="page_reporting_register"):
     """A device begins to register; it wants blocks of `order` and more, `capacity` at a time."""
 
     device: str
@@ -261,35 +261,35 @@ class Register(Record, tag="page_reporting_register", gc=False):
     capacity: int
 
 
-class Registered(Record, tag="page_reporting_registered", gc=False):
+class Registered(Record, tag="page_reporting_registered"):
     """The device is registered: every free of its order and more asks for a report from here on."""
 
     device: str
 
 
-class Unregister(Record, tag="page_reporting_unregister", gc=False):
+class Unregister(Record, tag="page_reporting_unregister"):
     """A device has left: its reporter does not run and never will."""
 
     device: str
 
 
-class Notify(Record, tag="page_reporting_notify", gc=False):
+class Notify(Record, tag="page_reporting_notify"):
     """The free just before asks for a report."""
 
 
-class Request(Record, tag="page_reporting_request", gc=False):
+class Request(Record, tag="page_reporting_request"):
     """A request changed the device's state to requested; `state` is what it was: idle, or active."""
 
     state: str
 
 
-class PassBegin(Record, tag="page_reporting_pass_begin", gc=False):
+class PassBegin(Record, tag="page_reporting_pass_begin"):
     """The worker begins a pass over all zones."""
 
     number: int
 
 
-class PassEnd(Record, tag="page_reporting_pass_end", gc=False):
+class PassEnd(Record, tag="page_reporting_pass_end"):
     """A pass ends; `state` is what the worker found: active, or requested, and then the next one is armed.
 
     `lost`: there was no memory for a scatterlist, so nothing was looked at.
@@ -300,7 +300,7 @@ class PassEnd(Record, tag="page_reporting_pass_end", gc=False):
     lost: bool
 
 
-class PassZone(Record, tag="page_reporting_zone", gc=False):
+class PassZone(Record, tag="page_reporting_zone"):
     """A pass comes to a zone, which has `usable` free pages; it is left alone unless that is more than `mark`."""
 
     zone: int
@@ -309,7 +309,7 @@ class PassZone(Record, tag="page_reporting_zone", gc=False):
     visited: bool
 
 
-class Visit(ZoneRecord, tag="page_reporting_visit", gc=False):
+class Visit(ZoneRecord, tag="page_reporting_visit"):
     """A pass comes to a free list that is not empty; `nr_free` blocks of this order, all migratetypes together."""
 
     order: int
@@ -317,7 +317,7 @@ class Visit(ZoneRecord, tag="page_reporting_visit", gc=False):
     nr_free: int
 
 
-class Isolate(ZoneRecord, tag="page_reporting_isolate", gc=False):
+class Isolate(ZoneRecord, tag="page_reporting_isolate"):
     """A free block is taken off its list for the reporter.
 
     `free_pages` stay free in the zone, `usable_pages` of them beyond the high-atomic reserve.
@@ -330,7 +330,7 @@ class Isolate(ZoneRecord, tag="page_reporting_isolate", gc=False):
     usable_pages: int
 
 
-class Refused(ZoneRecord, tag="page_reporting_refused", gc=False):
+class Refused(ZoneRecord, tag="page_reporting_refused"):
     """A block may not be taken: too close to the min watermark."""
 
     pfn: int
@@ -338,7 +338,7 @@ class Refused(ZoneRecord, tag="page_reporting_refused", gc=False):
     usable_pages: int
 
 
-class Rotate(ZoneRecord, tag="page_reporting_rotate", gc=False):
+class Rotate(ZoneRecord, tag="page_reporting_rotate"):
     """A list is turned so that the block at `pfn` is its first."""
 
     order: int
@@ -346,7 +346,7 @@ class Rotate(ZoneRecord, tag="page_reporting_rotate", gc=False):
     pfn: int
 
 
-class ReportBegin(Record, tag="page_reporting_report_begin", gc=False):
+class ReportBegin(Record, tag="page_reporting_report_begin"):
     """The reporter gets a batch of [pfn, order]; no lock is held."""
 
     batch: int
@@ -354,7 +354,7 @@ class ReportBegin(Record, tag="page_reporting_report_begin", gc=False):
     blocks: list[tuple[int, int]]
 
 
-class ReportEnd(Record, tag="page_reporting_report_end", gc=False):
+class ReportEnd(Record, tag="page_reporting_report_end"):
     """The reporter returned, or raised `error`."""
 
     batch: int
@@ -362,28 +362,28 @@ class ReportEnd(Record, tag="page_reporting_report_end", gc=False):
     error: str | None
 
 
-class HostBegin(Record, tag="host_begin", gc=False):
+class HostBegin(Record, tag="host_begin"):
     """The host itself has a batch of [pfn, order], whatever the worker believes."""
 
     zone: int
     blocks: list[tuple[int, int]]
 
 
-class HostKept(Record, tag="host_kept", gc=False):
+class HostKept(Record, tag="host_kept"):
     """The host acknowledged these blocks, and kept them: [pfn, order, bytes of it that are still resident]."""
 
     zone: int
     kept: list[tuple[int, int, int]]
 
 
-class HostEnd(Record, tag="host_end", gc=False):
+class HostEnd(Record, tag="host_end"):
     """The host is done with a batch."""
 
     zone: int
     blocks: list[tuple[int, int]]
 
 
-class Putback(ZoneRecord, tag="page_reporting_putback", gc=False):
+class Putback(ZoneRecord, tag="page_reporting_putback"):
     """A block came back from the reporter to the free lists; the fields are those of a free."""
 
     pfn: int
@@ -394,7 +394,7 @@ class Putback(ZoneRecord, tag="page_reporting_putback", gc=False):
     to_tail: bool
 
 
-class Reported(ZoneRecord, tag="page_reporting_reported", gc=False):
+class Reported(ZoneRecord, tag="page_reporting_reported"):
     """A free block is flagged as known to the host."""
 
     pfn: int
@@ -404,20 +404,20 @@ class Reported(ZoneRecord, tag="page_reporting_reported", gc=False):
 # -- the harness ---------------------------------------------------------------------------------------------------
 
 
-class PhaseBegin(Record, tag="phase_begin", gc=False):
+class PhaseBegin(Record, tag="phase_begin"):
     """A phase of the load begins; `changes` are the parameters that differ from the run's own."""
 
     name: str
     changes: dict[str, Any]
 
 
-class PhaseEnd(Record, tag="phase_end", gc=False):
+class PhaseEnd(Record, tag="phase_end"):
     """A phase of the load is over."""
 
     name: str
 
 
-class Sample(Record, tag="sample", gc=False):
+class Sample(Record, tag="sample"):
     """What the run looks like: bytes that the operating system counts, and sums over all threads so far.
 
     `zones` are [free, allocated, on page sets, in flight, reported] pages, by number.
@@ -431,19 +431,19 @@ class Sample(Record, tag="sample", gc=False):
     zones: list[tuple[int, int, int, int, int]]
 
 
-class Violated(Record, tag="violation", gc=False):
+class Violated(Record, tag="violation"):
     """The run itself saw a broken promise."""
 
     text: str
 
 
-class Rest(Record, tag="rest", gc=False):
+class Rest(Record, tag="rest"):
     """Everything was freed; the worker came to rest by itself if `settled`. A last snapshot of each zone follows."""
 
     settled: bool
 
 
-class RunEnd(Record, tag="run_end", gc=False):
+class RunEnd(Record, tag="run_end"):
     """The run's own verdict."""
 
     verdict: str

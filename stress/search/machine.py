@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, Self
 
+from pagealloc.inventory import bears_reported
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import Layout
-from pagealloc.page_flags import REPORTED
 from pagealloc.pcp import PageSets
 from pagealloc.revision import Revision
 from pagealloc.sync import Sync
@@ -22,6 +22,7 @@ from stress.controlled.strategy import Replay
 from stress.controlled.sync import ControlledSync
 from stress.controlled.world import Violation, World
 from stress.invariants import Judge
+from stress.invariants.judge import UnknownEvent
 from stress.invariants.shadow import Fail
 from stress.log.snapshot import begin_zone
 
@@ -54,7 +55,7 @@ class WatchedZone(Zone):
 
     def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
         pfn = super().rmqueue_buddy(order, migratetype, alloc_flags)
-        if pfn >= 0 and self.state[pfn - self.base_pfn] & REPORTED and self._fail is not None:
+        if pfn >= 0 and self._fail is not None and bears_reported(self, pfn):
             self._fail("S25", f"pfn {pfn:#x} is allocated with the Reported bit set")
         return pfn
 
@@ -120,7 +121,10 @@ def boot(build: Build, revision: Revision) -> Machine:
     machines = []
 
     def hear(zone: int, event: str, /, *fields: object) -> None:
-        judge.handlers[event](0, zone, 0, *fields)
+        handler = judge.handlers.get(event)
+        if handler is None:
+            raise UnknownEvent(event)
+        handler(0, zone, 0, *fields)
 
     def main() -> None:
         memory = WatchedMemory(

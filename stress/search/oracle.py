@@ -17,13 +17,11 @@ below its marks, does not ask for everything to be reported.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from pagealloc.mmzone import ORDERS_MAX
-from pagealloc.page_flags import BUDDY, REPORTED
+from pagealloc.inventory import reported_pfns
 from pagealloc.tracepoints import Trace
 from pagealloc.validate import validate
 from pagealloc.zone import Zone
@@ -34,9 +32,6 @@ from stress.log.snapshot import snapshot_zone
 from stress.search.known import Heard, Known, State, remember
 from stress.search.machine import WatchedMemory, WatchedZone
 from workers.page_reporting import PageReporting
-
-# A loop over the frames costs ten times as much.
-REPORTED_HEADS = re.compile(b"[%s]" % re.escape(bytes(BUDDY | REPORTED | n for n in range(ORDERS_MAX))))
 
 # What a story says of an event, of those that have a block: the first two fields behind zone and number.
 TOLD = {
@@ -178,8 +173,7 @@ class Oracle:
             frames, *rest = state
             good = (tuple(map(copied, frames)), *map(copied, rest))
             remember(alike, good)
-        base = zone.base_pfn
-        reported = {base + match.start() for match in REPORTED_HEADS.finditer(zone.state)}
+        reported = set(reported_pfns(zone))
         if reported != shadow.reported:
             wrong = min(reported ^ shadow.reported)
             flagged = "is Reported, but no device was told of this block"

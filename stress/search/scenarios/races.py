@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pagealloc.inventory import set_uptodate
 from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE, MIGRATE_UNMOVABLE
 from pagealloc.zone import Zone
 from stress.search.kit import Kit
@@ -319,7 +320,7 @@ def uptodate_owner(kit: Kit) -> None:
     kit.start()
 
     def mark_and_free() -> None:
-        zone.state[pfns[0] - zone.base_pfn] |= 0x80
+        set_uptodate(zone, pfns[0])
         kit.tick()
         kit.free(pfns[0], 3)
 
