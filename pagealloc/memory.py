@@ -2,7 +2,7 @@
 
 An allocation walks its zonelist, from the zone it would like best down to the scarcest one it may use, and
 takes the first that stays above its watermark (`get_page_from_freelist`). If none does, the slow path goes
-down to the min watermark, then drains every thread's page set and releases a high-atomic pageblock, and
+down to the min watermark, then drains every CPU's page set and releases a high-atomic pageblock, and
 then gives up. There is nothing to reclaim here, so kswapd's only lasting effect, taking a watermark boost
 back, happens at once.
 
@@ -33,12 +33,13 @@ from pagealloc.mmzone import (
     ALLOC_NOFRAGMENT,
     ALLOC_WMARK_MASK,
     PAGE_SIZE,
+    WMARK_HIGH,
     WMARK_LOW,
     WMARK_MIN,
     ZONE_NAMES,
     Layout,
 )
-from pagealloc.pcp import PageSets
+from pagealloc.pcp import CPUS, PageSets
 from pagealloc.ram import Ram, RamKind
 from pagealloc.revision import V6_1, Revision
 from pagealloc.sync import Sync
@@ -93,8 +94,8 @@ class Memory:
     """Zones over one stretch of RAM.
 
     `ram` is the kind of memory behind the pages, or None for bookkeeping without memory; `page_sets` turns
-    the per-thread page sets on. Raises ValueError for zones that overlap or repeat, RamError when the
-    operating system refuses the memory.
+    the page sets on, and `cpus` says how many CPUs share a zone's limit. Raises ValueError for zones that
+    overlap or repeat, RamError when the operating system refuses the memory.
     """
 
     zone_class: type[Zone] = Zone  # what a memory is made of; instruments put their own in its place
@@ -110,7 +111,10 @@ class Memory:
         page_sets: bool = True,
         min_free_kbytes: int | None = None,
         watermark_boost_factor: int = WATERMARK_BOOST_FACTOR,
+        cpus: int = CPUS,
     ) -> None:
+        if cpus < 1:
+            raise ValueError(f"cpus is {cpus}, expected 1 or more")
         self.layout = layout if layout is not None else Layout()
         self.revision = revision
         self.sync: Sync = sync if sync is not None else RealSync()
@@ -139,7 +143,7 @@ class Memory:
             self.ram = Ram(start_pfn, self.zones[-1].end_pfn - start_pfn, ram)
             for zone in self.zones:
                 zone.ram = self.ram
-        self.page_sets = PageSets(self.zones, revision, self.sync) if page_sets else None
+        self.page_sets = PageSets(self.zones, revision, self.sync, cpus) if page_sets else None
         self.trace: Trace | None = None  # told of every allocation and free
         self._nodes = sorted({zone.node for zone in self.zones})
         self._last_zone = self.zones[-1]
@@ -210,6 +214,9 @@ class Memory:
         for zone in zonelist:
             if alloc_flags & ALLOC_NOFRAGMENT and zone.node != zonelist[0].node:
                 break  # mixing types at home is better than going far
+            if self.revision.pcp_tunes_high and not zone.below_high:
+                above = alloc_flags & ~ALLOC_WMARK_MASK | WMARK_HIGH
+                zone.below_high = not self._zone_watermark_fast(zone, order, request.highest, above)
             if not self._zone_watermark_fast(zone, order, request.highest, alloc_flags):
                 continue
             pfn = self._rmqueue(zone, order, request.migratetype, alloc_flags)
@@ -313,12 +320,24 @@ class Memory:
         known = ", ".join(f"{z.name} {z.start_pfn:#x} .. {z.end_pfn - 1:#x}" for z in self.zones)
         raise ForeignPfn(pfn, order, "in no zone", f"a pfn of {known}")
 
+    def run_on_cpu(self, cpu: int) -> None:
+        """Put the calling thread on a CPU, whose page set it shares from now on; it had one to itself.
+
+        Raises ValueError for a CPU that the machine has not got.
+        """
+        if self.page_sets is not None:
+            self.page_sets.run_on_cpu(cpu)
+
+    def refresh_vm_stats(self) -> int:
+        """Let page sets shrink as every CPU's vmstat worker does once in a second; returns the pages moved."""
+        return self.page_sets.refresh_vm_stats() if self.page_sets is not None else 0
+
     def drain_local_pages(self) -> int:
-        """Return the calling thread's page set to the zones; returns the pages moved."""
+        """Return the page set of the calling thread's CPU to the zones; returns the pages moved."""
         return self.page_sets.drain_local() if self.page_sets is not None else 0
 
     def drain_all_pages(self) -> int:
-        """Return every thread's page set to the zones; returns the pages moved."""
+        """Return every CPU's page set to the zones; returns the pages moved."""
         return self.page_sets.drain_all() if self.page_sets is not None else 0
 
     # -- memory and looking --------------------------------------------------------------------------

@@ -92,7 +92,9 @@ class Mobility(Buddy):
         A request that may use zones up to `ZONE_NAMES[k]`, and leaves `fast_marks[k]` pages free, is above the
         low mark for certain: one comparison, and nearly always the only one.
         """
-        low = self.watermark[WMARK_LOW] + self.watermark_boost + self.nr_reserved_highatomic
+        # Page sets that tune themselves hear of it when less than the high mark is free: not on the quick way.
+        mark = self.watermark[WMARK_HIGH if self.revision.pcp_tunes_high else WMARK_LOW]
+        low = mark + self.watermark_boost + self.nr_reserved_highatomic
         self.fast_marks[:] = [low + reserve for reserve in self.lowmem_reserve]
 
     def rmqueue(self, order: int, migratetype: int, alloc_flags: int) -> int:

@@ -1,132 +1,120 @@
-"""Page sets: a few free pages at every thread's hand, in front of the zone lock (`struct per_cpu_pages`).
+"""Page sets: a few free pages at every CPU's hand, in front of the zone lock (`zone->per_cpu_pageset`).
 
-The kernel keeps one set for each CPU; here each thread has its own. Small orders, and since v5.13 whole
-pageblocks, are freed to the set and taken from it without the zone lock; an empty list is refilled, and a
-long one shortened, by a batch under one hold of the lock. What rests on a set is free but cannot merge,
+Each thread has a CPU to itself, unless it is put on another one (`run_on_cpu`). Small orders, and since v5.13 whole
+pageblocks, are freed to the CPU's set and taken from it without the zone lock; an empty list is refilled, and a set
+that reaches its limit shortened, by a batch under one hold of the lock. What rests on a set is free but cannot merge,
 does not count as free, and is invisible to the reporting worker until it is drained.
 
-A list is a plain Python list used as a stack: its end is the kernel list's head, where pages are freed and
-taken; its front is the tail, where they are drained. `append` and `pop` are single steps on every build of
-CPython, with a GIL or without, so a drain by another thread needs no lock: each page is popped by exactly
-one thread. For the same reason there is one bound for each list rather than one for the whole set, whose
-counter two threads would share.
+How many pages, which, and in which order is in `per_cpu_pages`. The kernel looks at a set under its lock, and goes past
+it when that is taken; these sets have none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 from pagealloc.errors import CorruptPageSet
-from pagealloc.mmzone import (
-    MIGRATE_ISOLATE,
-    MIGRATE_MOVABLE,
-    MIGRATE_PCPTYPES,
-    ORDERS_MAX,
-    PAGE_SHIFT,
-)
+from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_MOVABLE, MIGRATE_PCPTYPES, ORDERS_MAX
 from pagealloc.page_flags import ALLOCATED, ON_PAGE_SET, OWNED_MASK
+from pagealloc.per_cpu_pages import PAGE_ALLOC_COSTLY_ORDER, Bounds, PerCpuPages, zone_bounds
 from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 
-PageSet = list[list[int]]  # pfns, by (zone, order, migratetype); see PcpLists
+CPUS = 4  # of a machine that does not say
 
-# The kernel shares a zone's low watermark out to the node's CPUs. How many threads will come is not known.
-EXPECTED_THREADS = 4
-
-
-def zone_batchsize(managed_pages: int) -> int:
-    """Return how many pages move between a set and a zone at once: 63 in any zone of 1 GiB and more."""
-    batch = max(1, min(managed_pages // 1024, (1 << 20) >> PAGE_SHIFT) // 4)
-    return max(1, (1 << ((batch + batch // 2).bit_length() - 1)) - 1)
+PageSet = list[PerCpuPages]  # a CPU's, by the numbers of the zones
 
 
-def zone_highsize(managed_pages: int, low_wmark_pages: int) -> int:
-    """Return how many pages a thread's set of a zone may hold."""
-    return max(low_wmark_pages // EXPECTED_THREADS, 4 * zone_batchsize(managed_pages))
+_SHARED: PageSet = []  # in the place of an owner: threads were put on the CPU
 
 
-class PcpLists(NamedTuple):
-    """One order's lists of a zone, and what of the zone a block on its way to or from them is looked up in."""
+class Holding(NamedTuple):
+    """What one CPU's set of one zone holds and may hold, in pages, as `/proc/zoneinfo` tells it."""
 
-    first: int  # list of a set, that of migratetype 0
-    high: int  # blocks that a list may hold
-    batch: int  # blocks that move at once
-    state: bytearray
-    base_pfn: int
-    pageblock_types: bytearray
-    pageblock_order: int
+    cpu: int
+    pages: int
+    high: int
+    batch: int
 
 
 class PageSets:
-    """The page sets of all threads over the zones of one memory."""
+    """The page sets of all CPUs over the zones of one memory."""
 
-    def __init__(self, zones: Sequence[Zone], revision: Revision, sync: Sync) -> None:
+    def __init__(self, zones: Sequence[Zone], revision: Revision, sync: Sync, cpus: int = CPUS) -> None:
         self._zones = zones
+        self._revision = revision
+        self._cpus = cpus
+        self._tunes = revision.pcp_tunes_high
         layout = zones[0].layout
-        orders = [order for order in range(layout.nr_orders) if zones[0].pcp_allowed_order(order)]
-        self._orders = orders
-        self._lists_per_zone = len(orders) * MIGRATE_PCPTYPES
-        # For each zone and order: where its lists begin in a set, and their bounds; None for what does not rest.
-        self._lists = tuple(
-            tuple(self._lists_of(zone, order) for order in range(ORDERS_MAX)) for zone in zones
-        )
-        self._threads: list[PageSet] = []
+        # For each order the number of its first list, -1 for orders that do not rest.
+        self._nr_small_orders = min(revision.pcp_max_order + 1, layout.nr_orders)
+        self._first = [
+            (
+                min(order, self._nr_small_orders) * MIGRATE_PCPTYPES
+                if zones[0].pcp_allowed_order(order)
+                else -1
+            )
+            for order in range(ORDERS_MAX)
+        ]
+        # Once, when the memory is built: later changes of the marks do not change the bounds.
+        self.bounds = [self._bounds_of(zone) for zone in zones]
+        self._sets: list[PageSet] = []  # by CPU
+        self._owners: list[PageSet | None] = []  # of each CPU: the thread that has it to itself
         self._mutex = sync.mutex("page sets")
         self._local = sync.local(self._make, self._retire)
 
-    def _lists_of(self, zone: Zone, order: int) -> PcpLists | None:
-        # Once, when the memory is built: later changes of the marks do not change the bounds.
-        high_pages = zone_highsize(zone.managed_pages, zone.low_wmark_pages())
-        if order not in self._orders or not high_pages >> order:
-            return None
-        first = zone.number * self._lists_per_zone + self._orders.index(order) * MIGRATE_PCPTYPES
-        return PcpLists(
-            first,
-            high_pages >> order,
-            max(2, zone_batchsize(zone.managed_pages) >> order),
-            zone.state,
-            zone.base_pfn,
-            zone.pageblock_types,
-            zone.pageblock_order,
-        )
+    def _bounds_of(self, zone: Zone) -> Bounds:
+        nodes = sorted({other.node for other in self._zones})
+        of_node = len(
+            range(nodes.index(zone.node), self._cpus, len(nodes))
+        )  # CPUs are dealt out to the nodes
+        return zone_bounds(zone.managed_pages, zone.low_wmark_pages(), of_node or self._cpus, self._revision)
 
-    def _slots(self, zone: Zone, order: int) -> range:
-        lists = self._lists[zone.number][order]
-        return range(lists.first, lists.first + MIGRATE_PCPTYPES) if lists is not None else range(0)
+    def holds(self, order: int) -> bool:
+        """Whether blocks of this order rest on page sets at all (`pcp_allowed_order`)."""
+        return self._first[order] >= 0
 
-    def holds(self, zone: Zone, order: int) -> bool:
-        """Whether blocks of this order rest on the sets of this zone at all (`pcp_allowed_order`)."""
-        return self._lists[zone.number][order] is not None
+    # -- allocating and freeing ------------------------------------------------------------------------
 
     def alloc(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
-        """Take a block from the calling thread's set, refilled if need be (`rmqueue_pcplist`).
+        """Take a block from the set of the calling thread's CPU, refilled if need be (`rmqueue_pcplist`).
 
         Returns its pfn, or -1 when the zone gives none, and for orders that do not rest on sets.
         """
-        lists = self._lists[zone.number][order]
-        if lists is None:
+        first = self._first[order]
+        if first < 0:
             return -1
-        first, _, batch, state, base_pfn, _, _ = lists
-        pages = self._local.value[first + migratetype]
+        pcp = self._local.value[zone.number]
+        if pcp.frees:
+            pcp.frees >>= 1
         try:
-            pfn = pages.pop()
+            pfn = pcp.lists[first + migratetype].pop()
         except IndexError:
-            taken = zone.rmqueue_bulk(order, migratetype, batch, alloc_flags)
-            if not taken:
+            pfn = self._refill(zone, pcp, order, migratetype, alloc_flags)
+            if pfn < 0:
                 return -1
-            pfn = taken[0]
-            pages.extend(taken[:0:-1])
-        index = pfn - base_pfn
+        state = zone.state
+        index = pfn - zone.base_pfn
         if state[index] != ON_PAGE_SET | order:
             raise CorruptPageSet(pfn, order, zone.describe_page(pfn), "free on a page set")
         state[index] = ALLOCATED | order
         return pfn
 
+    def _refill(self, zone: Zone, pcp: PerCpuPages, order: int, migratetype: int, alloc_flags: int) -> int:
+        """Take some blocks from the zone, keep all but the first, and return that; -1 when it gives none."""
+        count = pcp.nr_alloc(order, below_high=zone.below_high)
+        taken = zone.rmqueue_bulk(order, migratetype, count, alloc_flags)
+        if not taken:
+            return -1
+        pcp.room -= len(taken) << order
+        # Behind what another thread of this CPU may have freed meanwhile.
+        pcp.lists[self._first[order] + migratetype].extendleft(taken[1:])
+        return taken[0]
+
     def free(self, zone: Zone, pfn: int, order: int) -> bool:
-        """Put an allocated block of the zone on the calling thread's set (`free_unref_page`).
+        """Put an allocated block of the zone on the set of the calling thread's CPU (`free_unref_page`).
 
         Returns False, and changes nothing, for a block that has to go to the zone: of an order that does not
         rest on sets, or of a withheld pageblock. Raises BadPage, and changes nothing, unless exactly this
@@ -134,79 +122,151 @@ class PageSets:
         """
         if not 0 <= order < ORDERS_MAX:
             return False
-        lists = self._lists[zone.number][order]
-        if lists is None:
+        first = self._first[order]
+        if first < 0:
             return False
-        first, high, batch, state, base_pfn, pageblock_types, pageblock_order = lists
-        index = pfn - base_pfn
+        state = zone.state
+        index = pfn - zone.base_pfn
         if state[index] & OWNED_MASK != ALLOCATED | order:
             zone.check_range(pfn, order)
             raise zone.bad_free(pfn, order)
-        migratetype = pageblock_types[index >> pageblock_order]
+        migratetype = zone.pageblock_types[index >> zone.pageblock_order]
         if migratetype >= MIGRATE_PCPTYPES:
             if migratetype == MIGRATE_ISOLATE:
                 return False  # nothing of a withheld pageblock may be handed out again
             migratetype = MIGRATE_MOVABLE
         state[index] = ON_PAGE_SET | order
-        pages = self._local.value[first + migratetype]
-        pages.append(pfn)
-        if len(pages) > high:
-            self._drain_list(zone, order, pages, batch)
+        pcp = self._local.value[zone.number]
+        pcp.lists[first + migratetype].append(pfn)
+        pcp.room = room = pcp.room - (1 << order)
+        if self._tunes:
+            free_high = pcp.free_is_high(order)
+            if free_high or room <= 0 or zone.below_high:
+                self._shorten(zone, pcp, first + migratetype, free_high=free_high)
+        elif room <= 0:
+            self._shorten(zone, pcp, first + migratetype, free_high=False)
+        elif order and pcp.frees and order <= PAGE_ALLOC_COSTLY_ORDER:
+            self._shorten(zone, pcp, first + migratetype, free_high=True)
         return True
 
+    def _shorten(self, zone: Zone, pcp: PerCpuPages, number: int, *, free_high: bool) -> None:
+        """Return pages to the zone if the set has reached its limit, from list `number` on."""
+        count = pcp.count()
+        high = pcp.nr_high(count, free_high=free_high, below_high=zone.below_high)
+        if count >= high:
+            nr_pages = pcp.nr_free(count, high, free_high=free_high)
+            count -= self._drain_set(zone, pcp, nr_pages, number)
+            if zone.below_high and zone.zone_watermark_ok(
+                0, zone.high_wmark_pages(), zone.lowmem_reserve[-1]
+            ):
+                zone.below_high = False
+        pcp.room = pcp.high - count
+
+    # -- CPUs ------------------------------------------------------------------------------------------
+
+    def run_on_cpu(self, cpu: int) -> None:
+        """Put the calling thread on a CPU: it uses that one's set from now on, with whoever else is there.
+
+        What the CPU that it had to itself holds goes back to the zones. Raises ValueError for a CPU that the
+        machine has not got.
+        """
+        if not 0 <= cpu < self._cpus:
+            raise ValueError(f"CPU {cpu}, expected 0 .. {self._cpus - 1}")
+        here = self._local.value
+        self._mutex.acquire()
+        while len(self._sets) <= cpu:
+            self._add_cpu(None)
+        if self._owners[cpu] is None or self._owners[cpu] is here:
+            self._owners[cpu] = _SHARED
+        self._mutex.release()
+        self._retire(here)
+        here[:] = self._sets[cpu]
+
+    def _make(self) -> PageSet:
+        """Give a thread that comes the first CPU that nobody is on, or one more than the machine says."""
+        self._mutex.acquire()
+        cpu = self._owners.index(None) if None in self._owners else self._add_cpu(None)
+        here = self._owners[cpu] = list(self._sets[cpu])
+        self._mutex.release()
+        return here
+
+    def _add_cpu(self, owner: PageSet | None) -> int:
+        pageblock_order = self._zones[0].layout.pageblock_order
+        self._sets.append(
+            [
+                PerCpuPages(bounds, self._nr_small_orders, pageblock_order, self._revision)
+                for bounds in self.bounds
+            ]
+        )
+        self._owners.append(owner)
+        return len(self._sets) - 1
+
+    def _retire(self, here: PageSet) -> None:
+        """Drain the CPU that a thread had to itself and leaves, by ending or for another one."""
+        self._mutex.acquire()
+        # By identity: two empty sets are equal.
+        left = [cpu for cpu, owner in enumerate(self._owners) if owner is here]
+        self._mutex.release()
+        for cpu in left:
+            self._drain(self._sets[cpu])
+            self._owners[cpu] = None
+
+    # -- draining --------------------------------------------------------------------------------------
+
     def drain_local(self) -> int:
-        """Return what the calling thread's set holds to the zones; returns the pages moved."""
+        """Return what the set of the calling thread's CPU holds to the zones; returns the pages moved."""
         return self._drain(self._local.value)
 
     def drain_all(self) -> int:
-        """Return what all threads' sets hold to the zones; returns the pages moved (`drain_all_pages`)."""
-        self._mutex.acquire()
-        threads = list(self._threads)
-        self._mutex.release()
-        return sum(self._drain(lists) for lists in threads)
+        """Return what all CPUs' sets hold to the zones; returns the pages moved (`drain_all_pages`)."""
+        return sum(self._drain(of_cpu) for of_cpu in self._all_sets())
 
-    def nr_pages(self, zone: Zone) -> int:
-        """Count the pages of a zone that rest on the sets of all threads, at about this moment."""
-        self._mutex.acquire()
-        threads = list(self._threads)
-        self._mutex.release()
+    def refresh_vm_stats(self) -> int:
+        """Do what each CPU's vmstat worker does once in a second; returns the pages moved (`decay_pcp_high`).
+
+        Since 6.7 a limit that tuned itself up comes down by an eighth, and what is beyond it goes back. A set below
+        the share of the low mark keeps what it holds for good, in all kernels.
+        """
+        if not self._tunes:
+            return 0
         return sum(
-            len(lists[slot]) << order
-            for lists in threads
-            for order in self._orders
-            for slot in self._slots(zone, order)
+            self._drain_set(zone, pcp, pcp.decay_high(), 0)
+            for of_cpu in self._all_sets()
+            for zone, pcp in zip(self._zones, of_cpu, strict=True)
         )
 
-    def _drain(self, lists: PageSet) -> int:
+    def _all_sets(self) -> list[PageSet]:
+        self._mutex.acquire()
+        sets = list(self._sets)
+        self._mutex.release()
+        return sets
+
+    def _drain(self, of_cpu: PageSet) -> int:
         moved = 0
-        for zone in self._zones:
-            for order in self._orders:
-                for slot in self._slots(zone, order):
-                    moved += self._drain_list(zone, order, lists[slot], len(lists[slot])) << order
+        for zone, pcp in zip(self._zones, of_cpu, strict=True):
+            moved += self._drain_set(zone, pcp, pcp.count(), 0)
         return moved
 
     @staticmethod
-    def _drain_list(zone: Zone, order: int, pages: list[int], count: int) -> int:
-        """Return up to `count` blocks from a list's tail to the zone; returns how many."""
-        pfns: list[int] = []
-        with suppress(IndexError):  # another thread took the rest
-            while len(pfns) < count:
-                pfns.append(pages.pop(0))
-        if pfns:
-            zone.free_pcppages_bulk(pfns, order)
-        return len(pfns)
+    def _drain_set(zone: Zone, pcp: PerCpuPages, nr_pages: int, first: int) -> int:
+        """Return the coldest pages of a set to the zone, from list `first` on; returns how many."""
+        taken = pcp.take_coldest(nr_pages, first)
+        if taken:
+            zone.free_pcppages_bulk(taken)
+        return sum(1 << order for _, order, _ in taken)
 
-    def _make(self) -> PageSet:
-        lists: PageSet = [[] for _ in range(len(self._zones) * self._lists_per_zone)]
-        self._mutex.acquire()
-        self._threads.append(lists)
-        self._mutex.release()
-        return lists
+    # -- looking ---------------------------------------------------------------------------------------
 
-    def _retire(self, lists: PageSet) -> None:
-        """Drain the set of a thread that has ended."""
-        self._drain(lists)
-        self._mutex.acquire()
-        # By identity: two empty sets are equal.
-        self._threads = [other for other in self._threads if other is not lists]
-        self._mutex.release()
+    def nr_pages(self, zone: Zone) -> int:
+        """Count the pages of a zone that rest on the sets of all CPUs, at about this moment."""
+        return sum(of_cpu[zone.number].count() for of_cpu in self._all_sets())
+
+    def holdings(self, zone: Zone) -> list[Holding]:
+        """Return what each CPU's set of a zone holds and may hold, at about this moment."""
+        batch, high_min, _ = self.bounds[zone.number]
+        holdings = [
+            Holding(cpu, of_cpu[zone.number].count(), of_cpu[zone.number].high, batch)
+            for cpu, of_cpu in enumerate(self._all_sets())
+        ]
+        high = 0 if self._tunes else high_min
+        return holdings + [Holding(cpu, 0, high, batch) for cpu in range(len(holdings), self._cpus)]

@@ -29,7 +29,15 @@ class Revision:
     pcp_max_order: int
     """Largest of the small orders that page sets hold: 0, and 3 since v5.13."""
     pcp_pageblock_order: bool
-    """Page sets also hold blocks of pageblock order (v5.13)."""
+    """Page sets also hold blocks of pageblock order (v5.13), in two lists: movable ones, and all others."""
+    pcp_high_by_marks: bool
+    """A page set's limit is its CPU's share of the zone's low mark (v5.13), else six batches."""
+    pcp_tunes_high: bool
+    """Limits and batches of page sets tune themselves, up to an eighth of the zone (v6.7)."""
+    pcp_drains_by_turns: bool
+    """A drain takes a few pages from each list of a set in turn (before v5.13), else the whole list first."""
+    pcp_remembers_type: bool
+    """A drained block goes to the lists of the type that it was freed as (before v6.7), else of its pageblock's now."""
 
     # mm/page_reporting.c
     report_when_full: bool
@@ -50,6 +58,10 @@ V6_1 = Revision(
     highatomic_merges=False,
     pcp_max_order=3,
     pcp_pageblock_order=True,
+    pcp_high_by_marks=True,
+    pcp_tunes_high=False,
+    pcp_drains_by_turns=False,
+    pcp_remembers_type=True,
     report_when_full=False,
     rotate=True,
     budget=True,
@@ -65,6 +77,8 @@ V5_7 = replace(
     highatomic_merges=True,
     pcp_max_order=0,
     pcp_pageblock_order=False,
+    pcp_high_by_marks=False,
+    pcp_drains_by_turns=True,
 )
 
 ROTATION = replace(V5_7, name="02cf8719", budget=False)

@@ -68,6 +68,7 @@ class Zone(Mobility):
         "_acquire",
         "_may_wait",
         "_release",
+        "below_high",
         "lock",
         "name",
         "node",
@@ -94,6 +95,7 @@ class Zone(Mobility):
         self.number = len(zones_below)  # position among the memory's zones
         self.use_lock(sync.spinlock(f"zone->lock {name}"))
         self.ram: Ram | None = None
+        self.below_high = False  # an allocation found less than the high mark (ZONE_BELOW_HIGH)
 
     def twin(self, sync: Sync, zones_below: tuple[Zone, ...]) -> Self:
         """Return a zone in the same state, with a lock of its own from `sync`; nobody changes this one meanwhile."""
@@ -266,24 +268,28 @@ class Zone(Mobility):
         finally:
             self._release()
 
-    def free_pcppages_bulk(self, pfns: list[int], order: int) -> None:
+    def free_pcppages_bulk(self, blocks: Sequence[tuple[int, int, int]]) -> None:
         """Return blocks from a page set to the lists under one hold. Takes the zone lock.
 
-        The migratetype is the pageblock's at this moment, as in kernels since 6.7; older ones remember it
-        from the free while nothing is isolated. Raises CorruptPageSet, when all others are back, for a block
-        that was not resting: two threads freed it at the same time.
+        A block is (pfn, order, migratetype of its list, or -1 for several). It goes to the lists of its pageblock's
+        type at this moment; kernels before 6.7 remember the type from the free while nothing is isolated. Raises
+        CorruptPageSet, when all others are back, for a block that was not resting: two threads freed it at the
+        same time.
         """
         corrupt: BadPage | None = None
         trace = self.trace
         self.lock.acquire()
         try:
-            for pfn in pfns:
+            remembers = self.revision.pcp_remembers_type and not self.nr_isolate_pageblock
+            for pfn, order, freed_as in blocks:
                 index = pfn - self.base_pfn
                 if self.state[index] != ON_PAGE_SET | order:
                     corrupt = CorruptPageSet(pfn, order, self.describe_page(pfn), "free on a page set")
                     continue
                 self.state[index] = TAIL
                 migratetype = self.get_pageblock_migratetype(index)
+                if remembers and freed_as >= 0 and migratetype < MIGRATE_PCPTYPES:
+                    migratetype = freed_as  # a reserved pageblock's pages rest with the movable ones
                 self.free_one_page(index, order, migratetype, 0)
                 if trace is not None:
                     trace("mm_page_pcpu_drain", pfn, order, migratetype)

@@ -11,8 +11,10 @@ from pathlib import Path
 from msgspec.structs import astuple
 
 from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from pagealloc.pcp import CPUS
+from pagealloc.per_cpu_pages import zone_bounds
 from pagealloc.watermark import lowmem_reserve
-from stress.formats.procfs import ZoneCounts, page_set_counts
+from stress.formats.procfs import PageSetCounts, ZoneCounts
 from stress.invariants import Judge, ShadowZone
 from stress.log.events import EVENTS, HEADER
 from stress.log.files import BadLog
@@ -55,6 +57,7 @@ def _count(judge: Judge, shadow: ShadowZone) -> ZoneCounts:
         free_by_type[shadow.type_of[pfn]][order] += 1
     on_page_sets = sum(1 << order for pfn, order in shadow.taken.items() if pfn not in shadow.owned)
     low = shadow.watermark[WMARK_LOW]
+    bounds = zone_bounds(pages[name], low, CPUS, shadow.revision)
     return ZoneCounts(
         name=name,
         node=shadow.node,
@@ -70,7 +73,8 @@ def _count(judge: Judge, shadow: ShadowZone) -> ZoneCounts:
         pageblock_order=shadow.pageblock_order,
         free_by_type=free_by_type,
         pageblocks=[shadow.types.count(migratetype) for migratetype in range(MIGRATE_TYPES)],
-        page_sets=[page_set_counts(on_page_sets, pages[name], low)],
+        # The log does not say which CPU's set a page rests on: all of them together, as if they were one.
+        page_sets=[PageSetCounts(0, on_page_sets, bounds.high_min, bounds.batch)],
         counters={"nr_free_pages": shadow.nr_free_pages},
         node_counters={} if neighbours[0] is shadow else None,
     )

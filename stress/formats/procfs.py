@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from pagealloc.memory import Memory
 from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
-from pagealloc.pcp import zone_batchsize, zone_highsize
 from pagealloc.zone import Zone
 
 MIGRATETYPE_NAMES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
@@ -22,7 +21,7 @@ FREE_COUNT_MAX = 100_000  # where the kernel stops counting a list
 
 @dataclass(frozen=True, slots=True)
 class PageSetCounts:
-    """The page sets of one processor; here those of all threads together. In pages."""
+    """One processor's page set of a zone. In pages."""
 
     cpu: int
     count: int
@@ -93,15 +92,16 @@ def _count(memory: Memory, zone: Zone) -> ZoneCounts:
         pageblock_order=zone.layout.pageblock_order,
         free_by_type=free_by_type,
         pageblocks=[block_types.count(migratetype) for migratetype in range(MIGRATE_TYPES)],
-        page_sets=[page_set_counts(memory.nr_page_set_pages(zone), zone.managed_pages, marks[WMARK_LOW])],
+        page_sets=_page_sets(memory, zone),
         counters={"nr_free_pages": free},
         node_counters={} if _first_of_its_node(memory, zone) else None,
     )
 
 
-def page_set_counts(count: int, managed: int, low: int) -> PageSetCounts:
-    """Return what a zone's page sets hold together, beside the bounds of one thread's."""
-    return PageSetCounts(0, count, zone_highsize(managed, low), zone_batchsize(managed))
+def _page_sets(memory: Memory, zone: Zone) -> list[PageSetCounts]:
+    return (
+        [] if memory.page_sets is None else [PageSetCounts(*each) for each in memory.page_sets.holdings(zone)]
+    )
 
 
 def _first_of_its_node(memory: Memory, zone: Zone) -> bool:

@@ -83,13 +83,7 @@ class WatchedMemory(Memory):
     def _twin_of_page_sets(self, page_sets: PageSets, zones: Sequence[WatchedZone], sync: Sync) -> PageSets:
         """Return page sets of the same size: it goes by the marks at the time when a memory is built."""
         twin = PageSets(zones, self.revision, sync)
-        twin._lists = tuple(  # noqa: SLF001 - ours
-            tuple(
-                lists and lists._replace(state=zone.state, pageblock_types=zone.pageblock_types)
-                for lists in of_zone
-            )
-            for zone, of_zone in zip(zones, page_sets._lists, strict=True)  # noqa: SLF001
-        )
+        twin.bounds = page_sets.bounds
         return twin
 
 

@@ -33,7 +33,7 @@ def test_an_urgent_block_from_a_page_set_reserves_its_pageblock() -> None:
     zone = memory.zones[0]
     zone.set_watermarks(400, 511, 511)  # the fast path fails, so the request counts as urgent
     assert memory.page_sets is not None
-    assert memory.page_sets.holds(zone, 2)
+    assert memory.page_sets.holds(2)
     pfn = memory.alloc_pages(GFP_ATOMIC, 2)
     assert pfn is not None
     assert zone.nr_reserved_highatomic == SMALL.pageblock_nr_pages

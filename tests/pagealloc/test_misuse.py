@@ -226,7 +226,7 @@ def test_a_page_freed_twice_at_the_same_time_is_not_handed_out_twice(with_page_s
     with_page_sets.free_pages(pfn)
     sets = with_page_sets.page_sets
     assert sets is not None
-    holding = next(pages for pages in sets._local.value if pfn in pages)
+    holding = next(pages for pages in sets._local.value[0].lists if pfn in pages)
     holding.append(pfn)
     assert allocate(with_page_sets, 0) == pfn
     before = zone_state(with_page_sets.zones[0])

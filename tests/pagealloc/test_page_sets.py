@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from zone_kit import SMALL, assert_sound, free_lists, memory_state
@@ -18,19 +19,24 @@ from pagealloc import (
     Zone,
     ZoneSpec,
 )
-from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE
+from pagealloc.mmzone import (
+    MIGRATE_HIGHATOMIC,
+    MIGRATE_ISOLATE,
+    MIGRATE_MOVABLE,
+    MIGRATE_RECLAIMABLE,
+)
 from pagealloc.page_flags import ON_PAGE_SET
-from pagealloc.pcp import zone_batchsize
+from pagealloc.per_cpu_pages import zone_batchsize
 from pagealloc.revision import V5_7, V6_1
 
 PATIENCE_S = 20.0
 
-# 64 MiB: batch 3, a low mark of 320 pages and so 80 pages on a list at most.
+# 64 MiB: batch 3, a low mark of 320 pages and so 80 pages for each of 4 CPUs at most.
 NR_PAGES, BATCH, HIGH = 16384, 3, 80
 
 
-def make_memory(revision: Revision = V6_1) -> Memory:
-    return Memory([ZoneSpec("Normal", NR_PAGES)], revision=revision, ram=None)
+def make_memory(revision: Revision = V6_1, cpus: int = 4) -> Memory:
+    return Memory([ZoneSpec("Normal", NR_PAGES)], revision=revision, ram=None, cpus=cpus)
 
 
 def allocate(memory: Memory, order: int = 0, gfp: int = GFP_HIGHUSER_MOVABLE) -> int:
@@ -48,7 +54,7 @@ def resting(memory: Memory) -> int:
 
 @pytest.mark.parametrize(
     ("pages", "batch"),
-    [(1, 1), (4096, 1), (16384, 3), (65536, 15), (131_072, 31), (262_144, 63), (1 << 24, 63)],
+    [(1, 0), (4096, 0), (16384, 3), (65536, 15), (131_072, 31), (262_144, 63), (1 << 24, 63)],
 )
 def test_a_batch_grows_with_the_zone_up_to_63(pages: int, batch: int) -> None:
     assert zone_batchsize(pages) == batch
@@ -59,30 +65,15 @@ def test_v5_7_sets_hold_single_pages_only() -> None:
     sets = memory.page_sets
     assert sets is not None
 
-    assert [order for order in range(11) if sets.holds(memory.zones[0], order)] == [0]
+    assert [order for order in range(11) if sets.holds(order)] == [0]
 
 
-def test_v6_1_sets_hold_orders_up_to_3() -> None:
+def test_v6_1_sets_hold_orders_up_to_3_and_whole_pageblocks() -> None:
     memory = make_memory(V6_1)
     sets = memory.page_sets
     assert sets is not None
 
-    assert [order for order in range(11) if sets.holds(memory.zones[0], order)] == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(("revision", "holds"), [(V6_1, True), (V5_7, False)], ids=["v6.1", "v5.7"])
-def test_sets_of_a_zone_with_high_marks_hold_whole_pageblocks_since_v5_13(
-    revision: Revision, holds: bool
-) -> None:
-    memory = Memory([ZoneSpec("Normal", 65536)], revision=revision, ram=None, min_free_kbytes=16384)
-    sets = memory.page_sets
-    assert sets is not None
-    assert sets.holds(memory.zones[0], 9) == holds
-
-    pfn = allocate(memory, 9)
-    before = resting(memory)
-    memory.free_pages(pfn, 9)
-    assert resting(memory) - before == (512 if holds else 0)
+    assert [order for order in range(11) if sets.holds(order)] == [0, 1, 2, 3, 9]
 
 
 def test_a_layout_with_few_orders_has_sets_for_those() -> None:
@@ -123,16 +114,16 @@ def test_the_page_freed_last_is_handed_out_first() -> None:
     assert [allocate(memory) for _ in pfns] == pfns[::-1]
 
 
-def test_a_list_is_shortened_by_a_batch_from_its_cold_end_when_it_grows_too_long() -> None:
+def test_a_set_is_shortened_by_a_batch_from_its_cold_end_when_it_reaches_its_limit() -> None:
     memory = make_memory()
     pfns = [allocate(memory) for _ in range(2 * HIGH)]
     memory.drain_local_pages()
-    for pfn in pfns[:HIGH]:
+    for pfn in pfns[: HIGH - 1]:
         memory.free_pages(pfn)
-    assert resting(memory) == HIGH
-    memory.free_pages(pfns[HIGH])
+    assert resting(memory) == HIGH - 1
+    memory.free_pages(pfns[HIGH - 1])
 
-    assert resting(memory) == HIGH + 1 - BATCH
+    assert resting(memory) == HIGH - BATCH
     zone = memory.zones[0]
     assert [zone.state[pfn - zone.base_pfn] == ON_PAGE_SET for pfn in pfns[: BATCH + 1]] == [
         *[False] * BATCH,
@@ -141,7 +132,7 @@ def test_a_list_is_shortened_by_a_batch_from_its_cold_end_when_it_grows_too_long
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
-def test_a_list_never_holds_more_than_its_limit(order: int) -> None:
+def test_a_set_never_holds_its_limit(order: int) -> None:
     memory = make_memory()
     pfns = [allocate(memory, order) for _ in range(3 * HIGH)]
     memory.drain_local_pages()
@@ -150,7 +141,7 @@ def test_a_list_never_holds_more_than_its_limit(order: int) -> None:
         memory.free_pages(pfn, order)
         most = max(most, resting(memory))
 
-    assert most == HIGH >> order << order
+    assert most == HIGH - (1 << order)
 
 
 def test_each_type_has_a_list_of_its_own() -> None:
@@ -206,8 +197,14 @@ def test_a_page_of_a_withheld_pageblock_does_not_rest() -> None:
     assert_sound(memory.zones[0])
 
 
-def test_a_retag_while_a_page_rests_is_honoured_when_it_is_drained() -> None:
-    memory = Memory([ZoneSpec("Normal", 16)], layout=SMALL, ram=None, min_free_kbytes=0)
+@pytest.mark.parametrize("remembers", [True, False], ids=["before v6.7", "since v6.7"])
+def test_a_page_drains_as_the_type_that_it_was_freed_as_or_that_its_pageblock_has_now(
+    remembers: bool,
+) -> None:
+    revision = replace(V6_1, pcp_remembers_type=remembers)
+    memory = Memory(
+        [ZoneSpec("Normal", 16)], layout=SMALL, ram=None, min_free_kbytes=0, cpus=1, revision=revision
+    )
     zone = memory.zones[0]
     pfns = [allocate(memory) for _ in range(16)]
     memory.drain_local_pages()
@@ -215,7 +212,19 @@ def test_a_retag_while_a_page_rests_is_honoured_when_it_is_drained() -> None:
     zone.set_block_type(pfns[0], MIGRATE_RECLAIMABLE, move=False)
     memory.drain_local_pages()
 
-    assert free_lists(zone) == {(0, MIGRATE_RECLAIMABLE): [pfns[0]]}
+    assert free_lists(zone) == {(0, MIGRATE_MOVABLE if remembers else MIGRATE_RECLAIMABLE): [pfns[0]]}
+
+
+def test_a_page_of_a_withheld_pageblock_goes_to_its_lists_whatever_it_was_freed_as() -> None:
+    memory = Memory([ZoneSpec("Normal", 16)], layout=SMALL, ram=None, min_free_kbytes=0, cpus=1)
+    zone = memory.zones[0]
+    pfns = [allocate(memory) for _ in range(16)]
+    memory.drain_local_pages()
+    memory.free_pages(pfns[0])
+    zone.isolate_pageblock(pfns[0])
+    memory.drain_local_pages()
+
+    assert free_lists(zone) == {(0, MIGRATE_ISOLATE): [pfns[0]]}
 
 
 # -- draining ------------------------------------------------------------------------------------------
@@ -253,8 +262,8 @@ def test_the_sets_of_several_zones_are_told_apart() -> None:
     memory.free_pages(pfn)
 
     assert memory.nr_page_set_pages(normal) == BATCH
-    assert memory.nr_page_set_pages(dma32) == 2
-    assert memory.drain_all_pages() == BATCH + 2
+    assert memory.nr_page_set_pages(dma32) == 1  # a zone this small is refilled one by one
+    assert memory.drain_all_pages() == BATCH + 1
     assert [zone.nr_free_pages for zone in memory.zones] == [4096, NR_PAGES]
 
 
@@ -294,7 +303,7 @@ def test_a_thread_that_ends_leaves_no_pages_behind(run_together: Callable[..., N
     assert resting(memory) == 0
     assert memory.nr_free_pages() == NR_PAGES
     assert memory.page_sets is not None
-    assert len(memory.page_sets._threads) == 1  # the set of the thread that built the memory
+    assert memory.page_sets._owners.count(None) >= 1  # its CPU waits for the next thread
 
 
 def test_another_thread_drains_a_set_while_its_owner_is_alive(
@@ -352,3 +361,64 @@ def test_a_set_is_drained_by_others_while_its_owner_works(
     assert resting(memory) == 0
     assert memory.nr_free_pages() == NR_PAGES
     assert assert_sound(zone).largest_free_order == 10
+
+
+# -- CPUs ----------------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_is_put_on_a_cpu_leaves_its_pages_there() -> None:
+    memory = make_memory(cpus=2)
+    for cpu in (0, 1, 0):
+        memory.run_on_cpu(cpu)
+        memory.free_pages(allocate(memory))
+
+    sets = memory.page_sets
+    assert sets is not None
+    assert [(each.cpu, each.pages) for each in sets.holdings(memory.zones[0])] == [(0, BATCH), (1, BATCH)]
+
+
+def test_threads_on_one_cpu_share_its_set(run_together: Callable[..., None]) -> None:
+    memory = make_memory()
+    memory.run_on_cpu(2)
+    pfn = allocate(memory)
+    memory.free_pages(pfn)
+    got: list[int] = []
+
+    def in_another_thread() -> None:
+        memory.run_on_cpu(2)
+        got.append(allocate(memory))
+
+    run_together(in_another_thread)
+
+    assert got == [pfn]
+    assert resting(memory) == BATCH - 1  # it has ended, and left what the CPU holds
+
+
+def test_a_thread_takes_nobodys_cpu_that_others_were_put_on(run_together: Callable[..., None]) -> None:
+    memory = make_memory()
+    memory.run_on_cpu(0)
+    pfn = allocate(memory)
+    memory.free_pages(pfn)
+    got: list[int] = []
+    run_together(lambda: got.append(allocate(memory)))
+
+    assert got != [pfn]
+
+
+def test_a_thread_that_is_put_on_a_cpu_takes_nothing_along() -> None:
+    memory = make_memory()
+    memory.free_pages(allocate(memory))  # on a CPU of its own, the first
+    memory.run_on_cpu(1)
+
+    assert resting(memory) == 0
+
+
+@pytest.mark.parametrize("cpu", [-1, 4])
+def test_a_cpu_that_is_not_there_is_named(cpu: int) -> None:
+    with pytest.raises(ValueError, match=rf"CPU {cpu}, expected 0 .. 3"):
+        make_memory().run_on_cpu(cpu)
+
+
+def test_a_memory_has_a_cpu() -> None:
+    with pytest.raises(ValueError, match="cpus is 0, expected 1 or more"):
+        make_memory(cpus=0)

@@ -62,10 +62,14 @@ def zone_state(zone: Zone) -> dict[str, object]:
 
 
 def memory_state(memory: Memory) -> list[object]:
-    """Copy everything that a memory knows: its zones, and every thread's page set."""
+    """Copy everything that a memory knows: its zones, and every CPU's page set."""
     state: list[object] = [zone_state(zone) for zone in memory.zones]
     if memory.page_sets is not None:
-        state.append(copy.deepcopy(memory.page_sets._threads))
+        state += [
+            {name: copy.deepcopy(getattr(pcp, name)) for name in pcp.__slots__}
+            for of_cpu in memory.page_sets._sets
+            for pcp in of_cpu
+        ]
     return state
 
 

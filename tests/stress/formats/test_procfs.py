@@ -132,7 +132,7 @@ def test_a_zone_without_pages_is_in_zoneinfo_only() -> None:
 
 
 def test_a_live_memory_reads_like_a_guest(sync: Sync) -> None:
-    with Memory([ZoneSpec("DMA32", 4096), ZoneSpec("Normal", 8192)], sync=sync, ram=None) as memory:
+    with Memory([ZoneSpec("DMA32", 4096), ZoneSpec("Normal", 1 << 15)], sync=sync, ram=None) as memory:
         memory.alloc_pages(GFP_KERNEL, 3)
         memory.alloc_pages(GFP_HIGHUSER_MOVABLE, 9)
         zones = memory_zones(memory)
