@@ -2,7 +2,7 @@
 
 It is a process of its own so that formatting takes no time from the threads under test: they append tuples,
 a collector hands the tuples over as they are (`marshal`, the quickest way between two processes of one Python),
-and this end sorts them, sends them through structlog's processors, a batch at a time, and writes.
+and this end sorts them, encodes them, a batch at a time, and writes.
 
 **Order.** The collector empties the threads' buffers one after the other, again and again; one such *round* is
 no snapshot. But a record that another one could have seen was in its buffer before that one was, so it arrives in
@@ -23,19 +23,18 @@ import shutil
 import struct
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import structlog
 
 from pagealloc.gfp import gfp_names
 from pagealloc.sync import Thread
 from pagealloc.sync_real import RealSync
 from pagealloc.tracepoints import Record
 from stress.log.events import EVENTS, HEADER, MmPageAlloc, field_names
+from stress.log.tale import LEVELS, Tale
 
 ROTATE_BYTES = 256 << 20
 LENGTH = struct.Struct("<I")  # in front of every frame; a frame of no bytes ends a round
@@ -44,7 +43,6 @@ BATCH_RECORDS = 4096  # rendered and written together
 
 # One buffer's share of a round: (thread, name, records lost so far, records).
 Share = tuple[int, str, int, list[Record]]
-EventDict = MutableMapping[str, Any]
 Line = Any  # a record as it is written: an object of its class, or without msgspec a dict
 
 try:
@@ -57,21 +55,14 @@ except ModuleNotFoundError:
         return b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
 
 
-def kernel_names(logger: Any, method: str, event: EventDict) -> EventDict:
-    """Print gfp flags as the kernel does (a structlog processor, like the next one)."""
-    del logger, method
-    for line in event["records"]:
+def render(lines: list[Line]) -> bytes:
+    """Render records as lines, gfp flags by their names as the kernel prints them."""
+    for line in lines:
         if type(line) is MmPageAlloc:
             line.gfp_flags = _gfp_names(line.gfp_flags)
         elif type(line) is dict and "gfp_flags" in line:
             line["gfp_flags"] = _gfp_names(line["gfp_flags"])
-    return event
-
-
-def to_ndjson(logger: Any, method: str, event: EventDict) -> bytes:
-    """Render records as lines: structlog's last processor gives what its logger writes."""
-    del logger, method
-    return _encode_lines(event["records"])
+    return _encode_lines(lines)
 
 
 _known_gfp: dict[Any, str] = {}
@@ -99,8 +90,8 @@ class LogFiles:
         self._sync = RealSync()
         self._compression: Thread | None = None
 
-    def info(self, text: bytes) -> None:
-        """Write lines (structlog calls its logger by the name of the level)."""
+    def write(self, text: bytes) -> None:
+        """Write lines, or count them as lost."""
         count = text.count(b"\n")
         if self.error is None:
             try:
@@ -161,12 +152,8 @@ class LogWriter:
     """Sorts the records of rounds and renders them; times are counted from `start_ns`."""
 
     def __init__(self, files: LogFiles, start_ns: int) -> None:
-        self._log = structlog.wrap_logger(
-            files,
-            processors=[kernel_names, to_ndjson],
-            wrapper_class=structlog.BoundLogger,
-            cache_logger_on_first_use=True,
-        )
+        self._files = files
+        self._tale = Tale(files.folder)
         self._start_ns = start_ns
         self._makers = {event: _maker(event) for event in EVENTS}
         self._last_n: dict[int, int] = {}
@@ -199,7 +186,11 @@ class LogWriter:
         done = bisect_right(pending, horizon_ns, key=itemgetter(0))
         for begin in range(0, done, BATCH_RECORDS):
             batch = pending[begin : min(done, begin + BATCH_RECORDS)]
-            self._log.info(records=[self._line(at_ns, thread, record) for at_ns, thread, record in batch])
+            self._files.write(render([self._line(at_ns, thread, record) for at_ns, thread, record in batch]))
+            for at_ns, _, record in batch:
+                if record[0] in LEVELS:
+                    fields = dict(zip(field_names(record[0]), record[2], strict=True))
+                    self._tale.tell(record[0], (at_ns - self._start_ns) / 1e9, fields)
         del pending[:done]
 
     def _line(self, at_ns: int, thread: int, record: Record) -> Line:
@@ -221,7 +212,7 @@ class LogWriter:
         threads = {str(number): n for number, n in self._last_n.items()}
         zones = {str(number): seq for number, seq in self._last_seq.items()}
         end_ns = self._newest_ns - self._start_ns
-        self._log.info(records=[self._makers["log_end"](end_ns, thread, 1, threads, zones)])
+        self._files.write(render([self._makers["log_end"](end_ns, thread, 1, threads, zones)]))
 
 
 def _maker(event: str) -> Callable[..., Line]:

@@ -3,6 +3,7 @@
     params.json     the parameters
     versions.json   this package, the interpreter, the machine
     events-*.ndjson one JSON object a line, as it happened (`stress.log.events`); .gz behind older files
+    harness.ndjson  what the harness itself did: phases, samples, violations, the end
     summary.json    the verdict and the figures, written last; a run without it did not end
 
 A disk that fills up costs the log, never the run: records that cannot be written are counted, and the
