@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -98,18 +97,4 @@ def schedule_search(effort: Effort) -> Sequence[Row]:
         if error.name != "greenlet":
             raise
         return [Row(name, skipped="greenlet is not installed: pip install 'pagealloc[search]'")]
-    return list(_search_rows(run_bench()))
-
-
-def _search_rows(found: Sequence[Any]) -> Iterator[Row]:
-    for row in found:
-        yield Row(
-            f"schedule search: {row.name}",
-            row.goal,
-            row.ratio,
-            ours=row.per_second,
-            unit="executions/s",
-            against="goal" if row.goal == 1.0 else "threads that pass a baton",
-            spread=row.spread,
-            figures={"points per execution": row.points},
-        )
+    return run_bench()

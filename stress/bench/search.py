@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import NamedTuple, cast
@@ -21,7 +20,7 @@ from greenlet import greenlet
 from pagealloc.revision import PRESETS
 from pagealloc.sync import Lock
 from pagealloc.sync_real import RealSync
-from stress.bench.measure import processor_seconds
+from stress.bench.measure import Row, compare, processor_seconds
 from stress.controlled.strategy import RandomWalk
 from stress.controlled.world import World
 from stress.pool import worker_processes
@@ -35,19 +34,6 @@ LOCK_ROUNDS = 13  # of an acquire and a release, in each of three tasks: 78 poin
 PROTOCOL = "every-call-may-fail"  # 81 points, the boot of the machine not counted
 GOAL_PER_SECOND = 5000
 GOAL_RATIO = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the benchmark: `ratio` is the figure divided by what it is held against."""
-
-    name: str
-    points: float
-    per_second: float
-    spread: float
-    ratio: float
-    goal: float
-    met: bool
 
 
 class Baton:
@@ -162,10 +148,9 @@ def run_bench() -> list[Row]:
         for name, world_class, executions in kinds:
             figure = _measure(programs[name], world_class, executions, seed)
             figures.setdefault((name, world_class), []).append(figure)
-    rows = []
-    for name in programs:
-        rows += _rows(name, partial(_of, figures, name))
-    return [*rows, _on_all_processors(rows[-1].points)]
+    rows = [row for name in programs for row in _rows(name, partial(_of, figures, name))]
+    points = median(measured.points for measured in figures["protocol", World])
+    return [*rows, _on_all_processors(points)]
 
 
 def _protocol_part(seed: int) -> None:
@@ -184,10 +169,9 @@ def _on_all_processors(points: float) -> Row:
             begin_s = sync.monotonic()
             list(executor.map(_protocol_part, [round_ * processes + part for part in range(processes)]))
             rates.append(processes * EXECUTIONS["protocol"] / (sync.monotonic() - begin_s))
-    rate = median(rates)
-    share = rate / GOAL_PER_SECOND
-    name = f"protocol: executions per second in {processes} processes, of {GOAL_PER_SECOND}"
-    return Row(name, points, rate, (max(rates) - min(rates)) / rate, share, 1.0, share >= 1.0)
+    return _row(
+        f"protocol: executions per second in {processes} processes, of {GOAL_PER_SECOND}", rates, points
+    )
 
 
 def _of(
@@ -199,29 +183,28 @@ def _of(
 def _rows(name: str, of: Callable[[type[World]], list[Measured]]) -> list[Row]:
     rates = [measured.per_processor_second for measured in of(World)]
     points = median(measured.points for measured in of(World))
-    ratios = [
-        ours.per_second / theirs.per_second for ours, theirs in zip(of(World), of(ThreadWorld), strict=True)
-    ]
-    rate, ratio = median(rates), median(ratios)
-    spread = (max(rates) - min(rates)) / rate
-    share = rate / GOAL_PER_SECOND
     return [
-        Row(
-            f"{name}: executions per second, of {GOAL_PER_SECOND}",
-            points,
-            rate,
-            spread,
-            share,
-            1.0,
-            share >= 1.0,
-        ),
-        Row(
-            f"{name}: coroutines against a baton",
-            points,
-            rate,
-            spread,
-            ratio,
-            GOAL_RATIO,
-            ratio >= GOAL_RATIO,
+        _row(f"{name}: executions per second, of {GOAL_PER_SECOND}", rates, points),
+        compare(
+            f"schedule search: {name}: coroutines against a baton",
+            [measured.per_second for measured in of(World)],
+            [measured.per_second for measured in of(ThreadWorld)],
+            goal=GOAL_RATIO,
+            unit="executions/s",
+            against="threads that pass a baton",
+            figures={"points per execution": points},
         ),
     ]
+
+
+def _row(name: str, rates: list[float], points: float) -> Row:
+    """Make the row of a rate that is held against the goal, the one absolute figure of the benchmark."""
+    return compare(
+        f"schedule search: {name}",
+        rates,
+        [GOAL_PER_SECOND] * len(rates),
+        goal=1.0,
+        unit="executions/s",
+        against="goal",
+        figures={"points per execution": points},
+    )
