@@ -52,6 +52,26 @@ def _check(result: int, what: str) -> None:
         raise RamError(f"{what}: {os.strerror(number)} (errno {number})")
 
 
+def punch_hole(fd: int, offset: int, nr_bytes: int) -> None:
+    """Give a range of a file in memory back; it reads as zeroes afterwards. Raises RamError."""
+    assert _fallocate is not None
+    mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    _check(_fallocate(fd, mode, offset, nr_bytes), f"fallocate(PUNCH_HOLE) at {offset:#x}")
+
+
+def file_data_bytes(fd: int, offset: int, nr_bytes: int) -> int:
+    """Return how many bytes of a range of a file are data, and not holes. Raises RamError."""
+    end, found = offset + nr_bytes, 0
+    try:
+        while offset < end and (data := os.lseek(fd, offset, os.SEEK_DATA)) < end:
+            offset = min(end, os.lseek(fd, data, os.SEEK_HOLE))
+            found += offset - data
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # no data from there to the end
+            raise RamError(f"lseek(SEEK_DATA) at {offset:#x}: {error.strerror}") from error
+    return found
+
+
 class Ram:
     """Memory for `nr_pages` pages from `start_pfn` on.
 
@@ -134,9 +154,7 @@ class Ram:
         """
         self._check_within(offset, nr_bytes)
         if self.fd >= 0:
-            mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-            assert _fallocate is not None
-            _check(_fallocate(self.fd, mode, offset, nr_bytes), f"fallocate(PUNCH_HOLE) at {offset:#x}")
+            punch_hole(self.fd, offset, nr_bytes)
         else:
             assert _madvise is not None
             result = _madvise(self.address + offset, nr_bytes, mmap.MADV_DONTNEED)
@@ -159,22 +177,9 @@ class Ram:
         which takes a microsecond for a range without data. Raises RamError when the range is not within this memory.
         """
         self._check_within(offset, nr_bytes)
-        end = offset + nr_bytes
-        if self.fd < 0:
-            return self._mincore_bytes(offset, nr_bytes)
-        resident = 0
-        while offset < end:
-            try:
-                data = os.lseek(self.fd, offset, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # no data from here to the end
-                    raise RamError(f"lseek(SEEK_DATA) at {offset:#x}: {error.strerror}") from error
-                break
-            if data >= end:
-                break
-            offset = min(end, os.lseek(self.fd, data, os.SEEK_HOLE))
-            resident += offset - data
-        return resident
+        if self.fd >= 0:
+            return file_data_bytes(self.fd, offset, nr_bytes)
+        return self._mincore_bytes(offset, nr_bytes)
 
     def _mincore_bytes(self, offset: int, nr_bytes: int) -> int:
         assert _mincore is not None

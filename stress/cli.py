@@ -46,6 +46,8 @@ COMMANDS = {
     "proc": Command(
         "stress.analysis.proc_command", "buddyinfo, pagetypeinfo or zoneinfo at a time of a run", "analysis"
     ),
+    "serve-balloon": Command("stress.host.serve_command", "be the balloon of a real guest, by vhost-user"),
+    "guest": Command("stress.host.guest_command", "boot a real Linux that reports its free pages to us"),
     "explore": Command(
         "stress.search.command", "search the schedules of small scenarios for a race", "search"
     ),

@@ -111,6 +111,8 @@ def went_wrong(summary: Summary) -> str:
         f"{len(summary.threads)} allocator threads made {calls:,} calls in {summary.seconds:.1f} s, {failed:,} found "
         "no memory"
     )
+    if "command" in summary.params:
+        did = f"the host watched its guest for {summary.seconds:.1f} s"
     if summary.violation_count:
         first = summary.violations[0]
         count = "1 violation" if summary.violation_count == 1 else f"{summary.violation_count:,} violations"

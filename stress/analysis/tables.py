@@ -86,13 +86,13 @@ def throughput(log: RunLog, width_s: float) -> Rows:
 
 
 def memory(log: RunLog) -> Rows:
-    """All zones together in each sample, in MiB; `reported_mib` is part of `free_mib`."""
+    """All zones together in each sample, in MiB; `reported_mib` is part of `free_mib`. Of a guest, only its sizes."""
     return log.records("""
-        SELECT z.seconds, sum(free_mib) AS free_mib, sum(allocated_mib) AS allocated_mib,
-            sum(page_set_mib) AS page_set_mib, sum(in_flight_mib) AS in_flight_mib,
-            sum(reported_mib) AS reported_mib, any_value(s.resident_bytes) / 1048576 AS resident_mib,
+        SELECT s.seconds, coalesce(sum(free_mib), 0) AS free_mib, coalesce(sum(allocated_mib), 0) AS allocated_mib,
+            coalesce(sum(page_set_mib), 0) AS page_set_mib, coalesce(sum(in_flight_mib), 0) AS in_flight_mib,
+            coalesce(sum(reported_mib), 0) AS reported_mib, any_value(s.resident_bytes) / 1048576 AS resident_mib,
             any_value(s.total_bytes) / 1048576 AS total_mib
-        FROM samples z JOIN sample s USING (seconds) GROUP BY z.seconds ORDER BY z.seconds""")
+        FROM sample s LEFT JOIN samples z USING (seconds) GROUP BY s.seconds ORDER BY s.seconds""")
 
 
 def isolated(log: RunLog) -> dict[str, Any]:

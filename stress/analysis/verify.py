@@ -89,6 +89,8 @@ def verify(run: Path, progress: Callable[[int], None] = lambda records: None) ->
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         verdict.damage = (
             f"{reader.where}: the record fits nothing that came before ({type(error).__name__}: {error})"
+            if judge.zones
+            else "the log describes no zone: it is of a guest seen from its host, which does not see free lists"
         )
     verdict.records = reader.records
     if verdict.violation_count:

@@ -401,6 +401,23 @@ class Reported(ZoneRecord, tag="page_reporting_reported"):
     order: int
 
 
+# -- a guest outside, seen from its host ------------------------------------------------------------------------
+
+
+class GuestReport(Record, tag="guest_report", gc=False):
+    """A guest's batch of [guest physical address, bytes] is answered; its resident memory before and after that.
+
+    `answer` is what was done: given back, kept, lost (given back and never answered) or garbled. The batch itself
+    is a `page_reporting_report_begin` too, and a pass is told from the pause before it.
+    """
+
+    batch: int
+    ranges: list[tuple[int, int]]
+    resident_bytes_before: int
+    resident_bytes_after: int
+    answer: str
+
+
 # -- the harness ---------------------------------------------------------------------------------------------------
 
 

@@ -126,17 +126,17 @@ def picture(status: Status, width: int) -> RenderableType:
 def _zone_bar(zone: ZoneStatus, width: int) -> Text:
     unreported = max(0, zone.free - zone.reported)
     shares = (zone.allocated, zone.on_page_sets, zone.in_flight, unreported, zone.reported)
-    return _bar(
+    return bar(
         [(pages, style, letter) for pages, (style, letter, _) in zip(shares, PARTS, strict=True)], width
     )
 
 
 def _resident_bar(status: Status, width: int) -> Text:
     absent = max(0, status.total_bytes - status.resident_bytes)
-    return _bar([(status.resident_bytes, "cyan", "="), (absent, "bright_black", " ")], width)
+    return bar([(status.resident_bytes, "cyan", "="), (absent, "bright_black", " ")], width)
 
 
-def _bar(parts: list[tuple[int, str, str]], width: int) -> Text:
+def bar(parts: list[tuple[int, str, str]], width: int) -> Text:
     """Draw parts of a whole as runs of letters; whatever is not zero gets one cell at least.
 
     The cells that rounding leaves over, or takes too many, are the largest part's.

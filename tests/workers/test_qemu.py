@@ -14,9 +14,9 @@ import pytest
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import PAGE_SIZE
 from pagealloc.sync import Sync, Thread
+from workers.child import Child
 from workers.errors import DeviceGone, DeviceRefused, DeviceSilent
 from workers.page_reporting import Block
-from workers.qemu.process import QemuProcess
 from workers.qemu.reporter import QemuReporter
 
 pytestmark = pytest.mark.needs("qemu")
@@ -264,7 +264,7 @@ def test_a_reporter_that_gave_up_a_batch_while_qemu_lives_would_lose_data(
     os.kill(pid, signal.SIGSTOP)
     until(lambda: stopped(pid), "QEMU stops")
     with monkeypatch.context() as patch:
-        patch.setattr(QemuProcess, "end", lambda self: None)
+        patch.setattr(Child, "end", lambda self: None)
         with pytest.raises(DeviceSilent):
             report(reporter, memory, EVEN + ODD)
     os.kill(pid, signal.SIGCONT)
@@ -290,7 +290,6 @@ STARTS_QEMU = """
 import sys
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.sync_real import RealSync
-from workers.qemu.process import QemuProcess
 from workers.qemu.reporter import QemuReporter
 
 sync = RealSync()

@@ -4,7 +4,7 @@ QEMU runs with its processors stopped. It maps the pages' memfd as the guest's R
 tests of devices, lets us be the driver: set the device up through its registers, put the blocks of a batch into
 the reporting queue, and kick. The device gives the memory back exactly as it does for a Linux guest.
 
-`process`       the QEMU process: found, started, ended, and never outliving us
+`process`       whether QEMU is there, and what it is called with
 `qtest`         its registers, read and written over a socket
 `virtio_mmio`   the device's registers by name, and the handshake of driver and device
 `virtqueue`     the queue of a device, in memory that both share (a *split* virtqueue)

@@ -35,7 +35,7 @@ POLL_S = 0.001  # for a device that works behind the kick's back; QEMU's does no
 
 
 class Process(Protocol):
-    """What runs the device (`QemuProcess`)."""
+    """What runs the device (`Child`)."""
 
     def end(self) -> None: ...
     def how_it_ended(self) -> str: ...

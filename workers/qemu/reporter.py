@@ -15,10 +15,11 @@ from pagealloc.memory import Memory
 from pagealloc.ram import Ram
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
+from workers.child import Child
 from workers.errors import DeviceGone, DeviceRefused
 from workers.page_reporting import Batch
 from workers.qemu.balloon import BalloonDriver
-from workers.qemu.process import QemuProcess, balloon_arguments, find_programs
+from workers.qemu.process import balloon_command, find_programs
 from workers.qemu.qtest import QTest
 
 RINGS_BYTES = 2 << 20
@@ -28,7 +29,7 @@ DEVICE = "virtio-balloon-device,free-page-reporting=on"
 
 def start_balloon(
     ram: Ram, sync: Sync, *, device: str = DEVICE, poison: int | None = None
-) -> tuple[QemuProcess, BalloonDriver]:
+) -> tuple[Child, BalloonDriver]:
     """Start a QEMU whose guest's RAM is `ram`, a memfd, and set its balloon up. Raises DeviceRefused."""
     nr_bytes = RINGS_BYTES + -ram.nr_bytes % SIZE_STEP_BYTES
     ours, theirs = socket.socketpair()
@@ -36,13 +37,13 @@ def start_balloon(
     try:
         os.ftruncate(rings_fd, nr_bytes)
         rings = mmap.mmap(rings_fd, nr_bytes)
-        arguments = balloon_arguments(
+        command = balloon_command(
             rings=(rings_fd, nr_bytes), ram=(ram.fd, ram.nr_bytes), qtest_fd=theirs.fileno(), device=device
         )
-        process = QemuProcess(sync, arguments, (rings_fd, ram.fd, theirs.fileno()))
-    except BaseException:
+        process = Child(sync, command, fds=(rings_fd, ram.fd, theirs.fileno()))
+    except OSError as error:
         ours.close()
-        raise
+        raise DeviceRefused(f"QEMU cannot be started: {error}") from error
     finally:
         os.close(rings_fd)
         theirs.close()
@@ -60,7 +61,7 @@ class QemuReporter:
         self, sync: Sync, timeout_s: float = 0.0, *, device: str = DEVICE, poison: int | None = None
     ) -> None:
         find_programs()
-        self.process: QemuProcess | None = None
+        self.process: Child | None = None
         self._sync = sync
         self._timeout_s = timeout_s or None
         self._device = device

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stress.run.status import Status, ZoneStatus
 from stress.run.summary import Summary
-from stress.run.view import PARTS, LineView, LiveView, _bar, mib, picture, print_summary
+from stress.run.view import PARTS, LineView, LiveView, bar, mib, picture, print_summary
 
 ZONE = ZoneStatus(
     name="Normal", managed=24576, free=12000, allocated=9000, on_page_sets=76, in_flight=3500, reported=8000
@@ -48,7 +48,7 @@ sizes = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=6)
 
 
 def draw(parts: list[int], width: int) -> str:
-    return _bar([(size, "red", "abcdef"[at]) for at, size in enumerate(parts)], width).plain
+    return bar([(size, "red", "abcdef"[at]) for at, size in enumerate(parts)], width).plain
 
 
 @given(sizes.filter(any), st.integers(10, 200))

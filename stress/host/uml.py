@@ -1,0 +1,68 @@
+"""User-mode Linux as a guest: a kernel that runs as a plain process, with the balloon driver as a module.
+
+It has the originals of `mm/page_reporting.c` and `drivers/virtio/virtio_balloon.c`, and talks vhost-user.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pagealloc.sync import Sync
+from stress.errors import BadArgument
+from stress.host.initrd import initrd
+from workers.child import Child
+
+PROGRAM, PACKAGE = "linux.uml", "user-mode-linux"
+MODULES = Path("/usr/lib/uml/modules")
+DEVICE_ID = 5
+PAGEBLOCK_ORDER = 10  # without huge pages, as in user-mode Linux, the largest order
+MEMORY_FILES = Path("/dev/shm")  # noqa: S108 - a file there is memory, and the guest's is nothing else
+
+
+def find(program: str, package: str) -> Path:
+    """Return where a program is. Raises BadArgument, with the package to install."""
+    path = shutil.which(program)
+    if path is None:
+        raise BadArgument(f"{program} is not installed: apt-get install {package}")
+    return Path(path)
+
+
+def balloon_module() -> bytes:
+    """Return the balloon driver. Raises BadArgument when the package does not have it."""
+    found = sorted(MODULES.glob("*/kernel/drivers/virtio/virtio_balloon.ko"))
+    if not found:
+        raise BadArgument(f"{MODULES} has no virtio_balloon.ko: apt-get install {PACKAGE}")
+    return found[-1].read_bytes()
+
+
+def build_initrd(load: str, order: int | None) -> bytes:
+    """Build what the guest boots into. Raises BadArgument for what is not installed."""
+    find(PROGRAM, PACKAGE)
+    busybox = find("busybox", "busybox-static").read_bytes()
+    return initrd(busybox, {"virtio_balloon.ko": balloon_module()}, load, order)
+
+
+def boot(
+    sync: Sync, folder: Path, archive: bytes, socket_path: Path, memory_mib: int, hear: Callable[[str], None]
+) -> Child:
+    """Start a guest whose balloon is the device at `socket_path`; `folder` is for its files. Raises BadArgument."""
+    free_mib = shutil.disk_usage(MEMORY_FILES).free >> 20
+    if free_mib < memory_mib:
+        raise BadArgument(
+            f"{MEMORY_FILES} has room for {free_mib} MiB, expected {memory_mib} for the guest's memory"
+        )
+    initrd_file = folder / "initrd"
+    initrd_file.write_bytes(archive)
+    command = [
+        *(PROGRAM, f"mem={memory_mib}M", f"initrd={initrd_file}", f"uml_dir={folder}"),
+        *(
+            f"virtio_uml.device={socket_path}:{DEVICE_ID}",
+            "con=null",
+            "con0=null,fd:1",
+            "quiet",
+            "loglevel=1",
+        ),
+    ]
+    return Child(sync, command, environment={"TMPDIR": str(MEMORY_FILES)}, hear=hear)

@@ -1,0 +1,251 @@
+"""A real Linux as the guest: what its `page_reporting` and `virtio_balloon` do, with a host of good and of bad manners.
+
+Each bad manner is a row of the table in docs/HOST.md, and what is asserted here is what stands there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stress.cli import main
+from stress.host import uml
+from stress.host.initrd import initrd
+
+ROOT = Path(__file__).parents[3]
+MIB = 1 << 20
+MEMORY_MIB = 192
+ORDER = 5  # so that a guest this small is above the starting mark
+
+# The first pass comes 2 s behind the module, while the memory is in use, and the next one 2 s behind its free.
+LOAD = "fill 100 a\nsleep 2\ndrop a\nsleep 3\n"
+SHORT = "sleep 3\n"
+# What every thread waits for, with the functions that it stands in.
+WHO_WAITS = "sleep 3\necho 8 > /proc/sysrq-trigger\necho w > /proc/sysrq-trigger\nsleep 0.5\n"
+
+
+# One guest for each row: its load, how its host behaves, and when the host leaves a guest that does not end.
+ROWS: dict[str, tuple[str, list[str], float]] = {
+    "good": (LOAD, [], 30.0),
+    "keeps": (LOAD, ["--fail-rate=1"], 30.0),
+    "holds": (LOAD, ["--hold=1"], 30.0),
+    "reverse": (SHORT, ["--reverse=2"], 30.0),
+    "loses": (WHO_WAITS, ["--lose-rate=1"], 10.0),
+    "garbles": (WHO_WAITS, ["--garble-rate=1"], 10.0),
+    "deaf": (WHO_WAITS, ["--deaf-at=1"], 10.0),
+    "dies": (WHO_WAITS, ["--die-at=1"], 10.0),
+}
+AT_A_TIME = 4  # a guest mostly sleeps
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A guest that has ended: the command's exit status, its summary, what the guest said, where the log is."""
+
+    status: int
+    summary: dict[str, Any]
+    said: str
+    run: Path
+
+    def noted(self, text: str) -> bool:
+        return any(text in note for note in self.summary["notes"])
+
+
+def boot(folder: Path, load: str, words: list[str], seconds: float) -> Ended:
+    script, run = folder / "load", folder / "run"
+    script.write_text(load)
+    command = [
+        *(sys.executable, "-m", "stress", "guest", str(script), f"--memory={MEMORY_MIB}", f"--order={ORDER}"),
+        *("--json", f"--seconds={seconds}", f"--run-dir={run}", *words),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout, done.stderr
+    return Ended(done.returncode, json.loads(done.stdout), done.stderr, run)
+
+
+@pytest.fixture(scope="module")
+def guests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """Boot all guests, a few at a time."""
+    folders = [tmp_path_factory.mktemp(name) for name in ROWS]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        ended = pool.map(lambda folder, row: boot(folder, *row), folders, ROWS.values())
+        return dict(zip(ROWS, ended, strict=True))
+
+
+Guests = dict[str, Ended]
+
+
+@pytest.mark.needs("uml")
+def test_a_real_kernel_reports_what_it_frees_and_keeps_its_promises(
+    guests: Guests, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guest = guests["good"]
+    summary = guest.summary
+    assert summary["violations"] == []
+    assert guest.status == 0
+    assert "guest: load ends" in guest.said
+    assert summary["passes"] >= 2
+    assert summary["resident_bytes_peak"] > 110 * MIB
+    assert summary["resident_bytes_end"] < summary["resident_bytes_peak"] - 80 * MIB
+    assert summary["kept_blocks"] == summary["stuck_batches"] == 0
+    assert guest.noted("the guest ended with exit status 0")
+    assert main(["analyze", str(guest.run)]) == 0
+    assert "the host watched its guest for" in " ".join(capsys.readouterr().out.split())
+    assert main(["verify", str(guest.run)]) == 2
+    assert "the log describes no zone: it is of a guest seen from its host" in capsys.readouterr().out
+
+
+@pytest.mark.needs("uml")
+def test_a_host_that_keeps_everything_is_not_noticed(guests: Guests) -> None:
+    """A device has no way to say that it failed: the driver takes every answer for success."""
+    guest = guests["keeps"]
+    summary = guest.summary
+    assert summary["violations"] == []
+    assert "guest: load ends" in guest.said
+    assert summary["failed_batches"] == summary["batches"] > 1
+    assert summary["kept_bytes"] > 80 * MIB
+    assert summary["resident_bytes_end"] > 110 * MIB
+
+
+@pytest.mark.needs("uml")
+def test_a_batch_that_is_held_delays_its_pass_and_nothing_else(guests: Guests) -> None:
+    guest = guests["holds"]
+    summary = guest.summary
+    assert summary["violations"] == []
+    assert "guest: load ends" in guest.said
+    assert 2 <= summary["batches"] <= 8, "one batch a second, and never two at once"
+    assert guest.noted("the guest ended with exit status 0")
+
+
+@pytest.mark.needs("uml")
+def test_the_real_driver_has_one_batch_in_flight_so_there_is_no_order_to_break(guests: Guests) -> None:
+    guest = guests["reverse"]
+    assert guest.summary["violations"] == []
+    assert "guest: load ends" in guest.said
+    assert guest.summary["batches"] >= 1
+    assert guest.noted("at most 1 batch was in flight")
+
+
+@pytest.mark.needs("uml")
+@pytest.mark.parametrize("name", ["loses", "garbles", "deaf"])
+def test_the_worker_waits_for_ever_and_the_load_goes_on(guests: Guests, name: str) -> None:
+    guest = guests[name]
+    assert "virtballoon_free_page_report" in guest.said
+    assert "guest: load ends" in guest.said
+    assert guest.summary["batches"] == 1, "the worker waits in its first batch"
+    assert guest.noted("the guest ended with SIGKILL"), "it does not power off"
+
+
+@pytest.mark.needs("uml")
+def test_when_the_device_dies_the_driver_waits_for_the_worker_and_the_worker_for_the_device(
+    guests: Guests,
+) -> None:
+    """A deadlock of the kernel's own: removing the device cancels the work that waits for its answer."""
+    guest = guests["dies"]
+    assert guest.summary["batches"] == 1
+    assert guest.noted("the device ended at batch 1")
+    assert "virtballoon_free_page_report" in guest.said
+    assert "page_reporting_unregister" in guest.said
+    assert "guest: load ends" in guest.said
+    assert guest.noted("the guest ended with SIGKILL"), "it does not power off"
+
+
+# -- without the packages ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("missing", "package"), [("linux.uml", "user-mode-linux"), ("busybox", "busybox-static")]
+)
+def test_without_the_programs_the_command_names_the_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, missing: str, package: str
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == missing else __file__)
+    assert main(["guest"]) == 2
+    assert capsys.readouterr().err == f"stress: {missing} is not installed: apt-get install {package}\n"
+
+
+def test_without_the_module_the_command_names_the_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: __file__)
+    monkeypatch.setattr(uml, "MODULES", tmp_path)
+    assert main(["guest"]) == 2
+    assert "has no virtio_balloon.ko: apt-get install user-mode-linux" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["guest", "no-such-file"], "no-such-file: expected lines of shell: No such file or directory"),
+        (["guest", "--memory=1"], "--memory: 1, expected 32 .. 1.04858e+06"),
+        (["guest", "--memory=much"], "--memory: 'much', expected a number"),
+        (["guest", "--order=11"], "--order: 11, expected 0 .. 10"),
+        (["guest", "--fail-rate=2"], "--fail-rate: 2.0, expected a probability, 0 .. 1"),
+        (["guest", "--hold=2..1"], "--hold: '2..1', expected S or S..T"),
+        (["guest", "--hold=x"], "--hold: 'x', expected seconds S, or a range S..T"),
+        (["guest", "--die-at=-1"], "--die-at: -1, expected 0 or more"),
+        (["serve-balloon", "no/such/folder/socket"], "no/such/folder/socket: expected a path to listen at"),
+    ],
+)
+def test_a_bad_argument_is_answered_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert what in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [], "nothing was begun"
+
+
+# -- what a guest boots into -----------------------------------------------------------------------------------------
+
+
+def test_the_archive_is_one_that_cpio_reads(tmp_path: Path) -> None:
+    archive = initrd(b"busybox", {"virtio_balloon.ko": b"module" * 100}, "fill 1 a", 5)
+    entries = list(read_newc(archive))
+    names = [name for name, _, _ in entries]
+    assert names == [
+        *(
+            "bin",
+            "dev",
+            "dev/console",
+            "dev/null",
+            "dev/zero",
+            "bin/busybox",
+            "virtio_balloon.ko",
+            "init",
+            "TRAILER!!!",
+        )
+    ]
+    content = {name: data for name, _, data in entries}
+    assert content["virtio_balloon.ko"] == b"module" * 100
+    init = content["init"].decode()
+    assert "\nfill 1 a\n" in init
+    assert "echo 5 > /sys/module/page_reporting" in init
+    assert "@" not in init.replace("$@", "")
+
+
+def read_newc(archive: bytes) -> Any:
+    """Read an archive as cpio's manual describes it."""
+    at = 0
+    while at < len(archive):
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        mode, size, name_size = fields[1], fields[6], fields[11]
+        name = archive[at + 110 : at + 110 + name_size - 1].decode()
+        data_at = (at + 110 + name_size + 3) & ~3
+        yield name, mode, archive[data_at : data_at + size]
+        at = (data_at + size + 3) & ~3
