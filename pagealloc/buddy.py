@@ -26,7 +26,7 @@ from pagealloc.page_flags import BLOCK_MASK, BUDDY, REPORTED, TAIL
 from pagealloc.revision import Revision
 
 
-def _nobody_listens() -> None:
+def _nobody_listens(pfn: int, order: int) -> None:
     """Stand in for the notifier until a device registers."""
 
 
@@ -65,7 +65,7 @@ class Buddy(FreeArea):
         # The reporting switch: off until the first device registers, and then never again. Off means an
         # order that no block has, so a free pays one comparison either way.
         self.page_reporting_order = layout.nr_orders
-        self.page_reporting_notify: Callable[[], None] = _nobody_listens
+        self.page_reporting_notify: Callable[[int, int], None] = _nobody_listens
 
     def become_twin_of(self, other: Self) -> None:
         super().become_twin_of(other)
@@ -153,7 +153,7 @@ class Buddy(FreeArea):
                 to_tail,
             )
         if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
-            self.page_reporting_notify()
+            self.page_reporting_notify(self.base_pfn + index, order)
 
     def _may_merge(self, migratetype: int, buddy: int) -> bool:
         """Whether pageblocks may become one block: accounting of special ones forbids it."""

@@ -102,6 +102,7 @@ class Zone(Mobility):
         twin = object.__new__(type(self))
         twin.become_twin_of(self)
         twin.name, twin.node, twin.number = self.name, self.node, self.number
+        twin.below_high = self.below_high
         twin.ram = self.ram
         twin.zones_below = zones_below
         twin.use_lock(sync.spinlock(f"zone->lock {self.name}"))

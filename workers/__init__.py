@@ -12,10 +12,13 @@ from workers.page_reporting import (
     Reporter,
     ReporterStuck,
 )
+from workers.policies import POLICIES, load_policy
+from workers.policy import ReportingPolicy
 from workers.reporters import Discard, FaultInjector, Null, Sleep, load_reporter
 from workers.workqueue import DelayedWork, Workqueue
 
 __all__ = [
+    "POLICIES",
     "Batch",
     "Block",
     "DelayedWork",
@@ -28,7 +31,9 @@ __all__ = [
     "PageReportingError",
     "Reporter",
     "ReporterStuck",
+    "ReportingPolicy",
     "Sleep",
     "Workqueue",
+    "load_policy",
     "load_reporter",
 ]

@@ -20,13 +20,15 @@ The state of a device is IDLE (nothing armed), REQUESTED (a pass is wanted) or A
     pass begins: -> ACTIVE. A plain store loses nothing: whoever asked before it is served by this pass.
     pass ends: ACTIVE -> IDLE in one step; if that finds REQUESTED, somebody asked: arm the work again.
 
-`Revision` says in which details the kernel revisions differ.
+`Revision` says in which details the kernel revisions differ, `ReportingPolicy` what else could be decided otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
+from weakref import proxy
 
 from pagealloc.errors import PageAllocError
 from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES, PAGE_SHIFT, PAGE_SIZE
@@ -34,6 +36,7 @@ from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
+from workers.policy import STOP, ReportingPolicy
 from workers.workqueue import DelayedWork, Workqueue
 
 PAGE_REPORTING_CAPACITY = 32  # entries of a scatterlist
@@ -41,7 +44,6 @@ CAPACITY_MAX = 1 << 16  # a batch is memory that nobody can allocate; the kernel
 PAGE_REPORTING_DELAY_S = 2.0
 PAGE_REPORTING_IDLE, PAGE_REPORTING_REQUESTED, PAGE_REPORTING_ACTIVE = range(3)
 STATE_NAMES = ("idle", "requested", "active")
-BUDGET_DIVISOR = 16  # one visit takes about a sixteenth of a list, so an idle system settles in 16 passes
 
 
 class Block(NamedTuple):
@@ -88,14 +90,15 @@ class ReporterStuck(PageReportingError):
 class PageReportingDevice:
     """A device that wants free blocks (`struct page_reporting_dev_info`).
 
-    `order` is the smallest order to report, 0 for the pageblock order; `capacity` the entries of one batch.
+    `order` is the smallest order to report, None for the pageblock order (to kernels before 7.1, 0 meant that);
+    `capacity` the entries of one batch.
     """
 
     def __init__(
         self,
         reporter: Reporter,
         *,
-        order: int = 0,
+        order: int | None = None,
         capacity: int = PAGE_REPORTING_CAPACITY,
         name: str = "dev",
     ) -> None:
@@ -198,11 +201,16 @@ class PageReporting:
         workqueue: Workqueue,
         *,
         delay_s: float = PAGE_REPORTING_DELAY_S,
+        policy: ReportingPolicy | None = None,
         alloc_scatterlist: Callable[[int], Scatterlist] = Scatterlist,
     ) -> None:
         self.zones = zones
         self.revision = revision
         self.delay_s = delay_s
+        self.policy = policy if policy is not None else ReportingPolicy()
+        self.policy.attach(proxy(self))  # the two must not keep each other alive
+        # A policy that takes whatever it finds is not asked about every block.
+        self._chooses = type(self.policy).take is not ReportingPolicy.take
         self.stats = PageReportingStats()
         self.flight: Flight | None = None
         self._sync = sync
@@ -229,15 +237,15 @@ class PageReporting:
             if self._leaving is not None:
                 raise DeviceBusy(f"device {self._leaving.device.name} is still leaving; unregister it again")
             layout = self.zones[0].layout
-            order = device.order or layout.pageblock_order
-            if not 0 < order < layout.nr_orders:
+            order = layout.pageblock_order if device.order is None else device.order
+            if not 0 <= order < layout.nr_orders:
                 raise ValueError(f"order is {device.order}, expected 0 .. {layout.top_order}")
             registration = Registration(device, order, self._sync, self.process)
             self._tell("page_reporting_register", device.name, order, device.capacity)
             self.request(registration)
             self._registered = registration
             for zone in self.zones:  # the static key: from here on frees of this order notify
-                zone.page_reporting_notify = self.notify
+                zone.page_reporting_notify = self._listener(zone)
                 zone.page_reporting_order = order
             self._tell("page_reporting_registered", device.name)
             return order
@@ -293,7 +301,17 @@ class PageReporting:
 
     # -- requests ----------------------------------------------------------------------------------------
 
-    def notify(self) -> None:
+    def _listener(self, zone: Zone) -> Callable[[int, int], None]:
+        """Return what the zone's frees call; the policy hears of them only if it wants to."""
+        if type(self.policy).freed is ReportingPolicy.freed:
+            return self.notify
+        return partial(self._notify_policy, zone)
+
+    def _notify_policy(self, zone: Zone, pfn: int, order: int) -> None:
+        self.policy.freed(zone, pfn, order)
+        self.notify(pfn, order)
+
+    def notify(self, pfn: int = -1, order: int = -1) -> None:
         """Hear of a free of `page_reporting_order` or more. Called under a zone lock; never waits."""
         trace = self.trace
         if trace is not None:
@@ -310,7 +328,21 @@ class PageReporting:
         self._tell("page_reporting_request", STATE_NAMES[old])
         if old != PAGE_REPORTING_IDLE:
             return
-        self._workqueue.queue_delayed_work(registration, self.delay_s)
+        self._arm(registration, self.policy.delay_s("request"))
+
+    def flush(self) -> bool:
+        """Make a pass begin at once, whatever the delay; False without a device, or while a pass runs."""
+        registration = self._registered
+        if registration is None or self._running is registration:
+            return False
+        self._workqueue.disarm(registration)
+        registration.state.store(PAGE_REPORTING_REQUESTED)
+        return self._workqueue.queue_delayed_work(registration, 0.0)
+
+    def _arm(self, registration: Registration, delay_s: float | None) -> None:
+        """Let the pass begin after so many seconds; with None it waits for a `flush`."""
+        if delay_s is not None:
+            self._workqueue.queue_delayed_work(registration, delay_s)
 
     def _tell(self, event: str, *fields: object) -> None:
         if self.trace is not None:
@@ -325,6 +357,7 @@ class PageReporting:
         self.stats.refused_in_pass = 0
         lost = False
         registration.state.store(PAGE_REPORTING_ACTIVE)
+        self.policy.begin_pass(self._sync.monotonic())
         self._tell("page_reporting_pass_begin", self.stats.passes)
         try:
             sgl = self._alloc_scatterlist(registration.capacity)
@@ -336,10 +369,18 @@ class PageReporting:
             lost = True
         finally:
             found = registration.state.cmpxchg(PAGE_REPORTING_ACTIVE, PAGE_REPORTING_IDLE)
+            again_s = self.policy.end_pass(self._sync.monotonic())
             if found == PAGE_REPORTING_REQUESTED:
-                self._workqueue.queue_delayed_work(registration, self.delay_s)
+                self._arm(registration, self.policy.delay_s("again"))
+            if found == PAGE_REPORTING_ACTIVE and again_s is not None:
+                self._request_after(registration, again_s)
             self._running = None
             self._tell("page_reporting_pass_end", self.stats.passes, STATE_NAMES[found], lost)
+
+    def _request_after(self, registration: Registration, delay_s: float) -> None:
+        """Ask for a pass that nobody asked for: the policy has left something."""
+        if registration.state.cmpxchg(PAGE_REPORTING_IDLE, PAGE_REPORTING_REQUESTED) == PAGE_REPORTING_IDLE:
+            self._arm(registration, delay_s)
 
     def process_zone(self, registration: Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
         """Report the zone's blocks from the smallest order up; returns the reporter's error, if any.
@@ -382,15 +423,14 @@ class PageReporting:
         """
         if zone.free_list_empty(order, migratetype):  # without the lock: a miss waits for the next notify
             return None
-        revision = self.revision
+        revision, policy, chooses = self.revision, self.policy, self._chooses
         error = None
         zone.lock.acquire()
         try:
             nr_free = zone.nr_free[order]
             if zone.trace is not None:
                 zone.trace("page_reporting_visit", order, migratetype, nr_free)
-            # The kernel's own arithmetic: so many calls, and one more, before the list is left.
-            calls_left = -(-nr_free // (registration.capacity * BUDGET_DIVISOR))
+            calls_left = policy.calls(nr_free, registration.capacity)
             blocks_left = nr_free
             pfn = self._first_unreported(zone, order, migratetype)
             while pfn >= 0:
@@ -399,6 +439,11 @@ class PageReporting:
                     break
                 if revision.leave_after_nr_free and blocks_left == 0:
                     break
+                if chooses and (verdict := policy.take(zone, pfn, order)):
+                    if verdict == STOP:
+                        break
+                    pfn = zone.unreported_from(zone.next_in_list(pfn, order, migratetype), order, migratetype)
+                    continue
                 if sgl.offset:
                     # The successor first: isolating unlinks the block.
                     successor = zone.next_in_list(pfn, order, migratetype)
@@ -487,12 +532,22 @@ class PageReporting:
         offset = zone.ram.offset(pfn) if zone.ram is not None else pfn << PAGE_SHIFT
         return Block(pfn, order, offset, PAGE_SIZE << order)
 
+    def now_s(self) -> float:
+        """Return the time on the monotonic clock, in seconds: a policy's clock."""
+        return self._sync.monotonic()
+
     # -- looking -----------------------------------------------------------------------------------------
 
     @property
     def device(self) -> PageReportingDevice | None:
         """The registered device."""
         return self._registered.device if self._registered is not None else None
+
+    @property
+    def order(self) -> int:
+        """The smallest order that is reported; without a device, one that no block has."""
+        registration = self._registered or self._running
+        return registration.order if registration is not None else self.zones[0].layout.nr_orders
 
     @property
     def leaving(self) -> PageReportingDevice | None:

@@ -73,6 +73,15 @@ class Workqueue:
             self._changed.notify_all()
             return True
 
+    def next_deadline(self) -> float | None:
+        """Return when the earliest pending work is due, on the Sync's monotonic clock; None when none is pending.
+
+        For a queue without a thread: whoever moves the clock asks how far it may go.
+        """
+        with self._changed:
+            due = self._timers[0].due if self._timers else None
+            return None if due is None else due[0]
+
     def pending(self, work: DelayedWork) -> bool:
         """Whether the work is armed."""
         return work.due is not None
@@ -98,6 +107,11 @@ class Workqueue:
                 self._changed.wait(remaining)
             work.barred = False
             return True
+
+    def disarm(self, work: DelayedWork) -> None:
+        """Forget that the work is pending, without waiting and without barring it."""
+        with self._changed:
+            self._disarm(work)
 
     def bar(self, work: DelayedWork) -> None:
         """Disarm the work and refuse to arm it until a cancel has completed: the first half of a cancel."""

@@ -161,7 +161,7 @@ class Replayer:
         if self.reporting.leaving is not None:
             raise _Refused("an unregister waits for the pass to end")
         device = self.devices[op.get("dev", 0)]
-        device.order = op.get("order", 0)
+        device.order = op.get("order", 0) or None  # 0 meant unset before v7.1
         try:
             return {"err": 0, "order": self.reporting.register(device)}
         except DeviceBusy:

@@ -163,8 +163,8 @@ BATCHES = {
                 PageReporting,
                 "cycle",
                 """
-                - calls_left = -(-nr_free // (registration.capacity * BUDGET_DIVISOR))
-                + unit = registration.capacity * BUDGET_DIVISOR
+                - calls_left = policy.calls(nr_free, registration.capacity)
+                + unit = registration.capacity * policy.budget_divisor
                 + calls_left = ((nr_free + unit - 1) & ~(unit - 1)) // unit
                 """,
             ),

@@ -48,7 +48,7 @@ STATES = {
                 "process",
                 """
                 - if found == PAGE_REPORTING_REQUESTED:
-                -     self._workqueue.queue_delayed_work(registration, self.delay_s)
+                -     self._arm(registration, self.policy.delay_s("again"))
                 """,
             ),
         ),
@@ -91,10 +91,10 @@ STATES = {
                 "free_one_page",
                 """
                 - if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
-                -     self.page_reporting_notify()
+                -     self.page_reporting_notify(self.base_pfn + index, order)
 
                 + if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
-                +     self.page_reporting_notify()
+                +     self.page_reporting_notify(self.base_pfn + index, order)
                   to_tail = fpi_flags & FPI_TO_TAIL != 0
                 """,
             ),

@@ -43,8 +43,8 @@ VISITS = {
                 PageReporting,
                 "cycle",
                 """
-                - calls_left = -(-nr_free // (registration.capacity * BUDGET_DIVISOR))
-                + calls_left = nr_free // (registration.capacity * BUDGET_DIVISOR)
+                - calls_left = policy.calls(nr_free, registration.capacity)
+                + calls_left = nr_free // (registration.capacity * policy.budget_divisor)
                 """,
             ),
         ),

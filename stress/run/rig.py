@@ -44,7 +44,7 @@ class Rig:
         self.host = CheckedReporter(self.manners, self.ledger, self.trace)
         self.device = PageReportingDevice(
             self.host,
-            order=params.order,
+            order=params.order or None,
             capacity=params.capacity,
             name=params.reporter,
         )

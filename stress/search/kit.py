@@ -97,7 +97,7 @@ class Kit:
         self,
         *zones: tuple[str, int],
         capacity: int = 2,
-        order: int = 0,
+        order: int | None = None,
         marks: tuple[int, int, int] = (0, 0, 0),
         page_sets: bool = False,
         layout: Layout = LAYOUT,

@@ -302,7 +302,7 @@ class Listener:
     def __init__(self, zone: Zone, order: int) -> None:
         self.seen: list[set[tuple[int, int]]] = []
         zone.page_reporting_order = order
-        zone.page_reporting_notify = lambda: self.seen.append(free_blocks(zone))
+        zone.page_reporting_notify = lambda _pfn, _order: self.seen.append(free_blocks(zone))
 
 
 def test_a_free_of_the_reporting_order_notifies_after_the_block_is_listed() -> None:
@@ -326,7 +326,7 @@ def test_the_order_that_counts_is_the_merged_one() -> None:
 def test_until_a_device_registers_nobody_is_told() -> None:
     zone = make_zone(64, boot=False)
     told: list[None] = []
-    zone.page_reporting_notify = lambda: told.append(None)
+    zone.page_reporting_notify = lambda _pfn, _order: told.append(None)
     give(zone, 0, 4)
 
     assert told == []

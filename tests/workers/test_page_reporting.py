@@ -329,7 +329,7 @@ def test_putting_blocks_back_notifies_nobody(islands: Zone, build_reporting: Bui
     notices: list[str] = []
     reporting = build_reporting(islands)
     register(reporting, Recorder(), capacity=8)
-    islands.page_reporting_notify = partial(notices.append, "free")
+    islands.page_reporting_notify = lambda _pfn, _order: notices.append("free")
     reporting.run_now()
     assert notices == []
     free(islands, 96, ORDER)

@@ -22,6 +22,7 @@ from stress.golden.cases import CorruptCase, find_cases
 from stress.golden.comparison import replay
 from stress.mutants import Edit
 from workers.page_reporting import PageReporting, Scatterlist
+from workers.policy import ReportingPolicy
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -182,7 +183,7 @@ def an_error_does_not_end_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def budget_rounds_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.page_reporting.BUDGET_DIVISOR", 32)
+    monkeypatch.setattr(ReportingPolicy, "calls", lambda _, nr_free, capacity: -(-nr_free // (32 * capacity)))
 
 
 def worker_forgets_to_arm_again(monkeypatch: pytest.MonkeyPatch) -> None:
