@@ -32,6 +32,10 @@ COMMANDS = {
     "run": Command("stress.run.command", "allocator threads and a reporting worker on real memory"),
     "golden": Command("stress.golden.command", "replay recorded runs of the kernel's own code"),
     "bench": Command("stress.bench.command", "measure how fast it is, against others and against limits"),
+    "lab": Command(
+        "stress.lab.command",
+        "predict in virtual time what each setting of reporting would give back, and cost",
+    ),
     "verify": Command(
         "stress.analysis.verify_command", "decide the invariants from a run's log alone", "analysis"
     ),

@@ -56,15 +56,20 @@ def write_report(path: Path, summaries: Sequence[Summary]) -> None:
         before, after = [different_params(first, second), differences(first, second)], []
     parts = [
         f'<div class="{"two" if len(summaries) > 1 else "one"}">{"".join(cards)}</div>',
-        *(_table(grid) for grid in before if grid.rows),
-        *(_chart(chart) for chart in charts(summaries)),
-        *(_table(grid) for grid in after),
+        *(table_card(grid) for grid in before if grid.rows),
+        *(chart_card(chart) for chart in charts(summaries)),
+        *(table_card(grid) for grid in after),
     ]
+    write_page(path, f"{names}: free page reporting", f"Run {names}", parts)
+
+
+def write_page(path: Path, title: str, heading: str, parts: Sequence[str]) -> None:
+    """Write a page of parts that needs nothing else. Raises OSError."""
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(names)}: free page reporting</title><style>{STYLE}</style>"
-        f"<script>{get_plotlyjs()}</script></head><body>\n<h1>Run {escape(names)}</h1>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body>\n<h1>{escape(heading)}</h1>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
@@ -91,12 +96,14 @@ def _facts(summary: Summary) -> str:
     return f'<div class="card"><dl>{pairs}</dl></div>'
 
 
-def _chart(chart: Chart) -> str:
+def chart_card(chart: Chart) -> str:
+    """Return a picture with its title and how to read it."""
     drawn = chart.figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
     return f'<div class="card"><h3>{escape(chart.title)}</h3><p class="about">{escape(chart.about)}</p>{drawn}</div>'
 
 
-def _table(grid: Grid) -> str:
+def table_card(grid: Grid) -> str:
+    """Return a table with its title."""
     head = "".join(f"<th>{escape(name)}</th>" for name in grid.columns)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in grid.rows)
     note = f'<p class="note">{escape(grid.note)}</p>' if grid.note else ""

@@ -1,0 +1,20 @@
+"""The lab says which order, delay, capacity and policy guests would need.
+
+virtual         time that stands still until it is moved; Linux's timer wheel
+guest           zones, CPUs, kernel, start state
+proc_state      a guest's state as `/proc` prints it
+placement       free lists from counts
+recording       trace text of a real guest: its load, and what its reporter really did
+loads           made-up loads, memory curves, recordings
+host            what is resident, what comes in again, what that costs
+engine          one machine in virtual time
+options         what one prediction is made from, and grids of that
+predict         one point: options in, a row out
+recorded_truth  what really happened, beside what was predicted
+sweep           many points, on any executor
+answer          from rows to a sentence
+tables          the figures that people see
+page            the answer as a page
+validate        published figures that the lab must meet
+command         `stress lab`
+"""

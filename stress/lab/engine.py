@@ -1,0 +1,302 @@
+"""The engine: one thread that moves the clock from one event to the next.
+
+Two things can be next: a step of the load, or the reporter's timer. While the reporter has a batch, time goes on,
+and so does the load: its steps up to the end of the call run inside the call, with the blocks in flight. That is
+how another CPU meets a batch in the kernel. Between two calls of one pass no time passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf
+
+from pagealloc.gfp import GFP_HIGHUSER_MOVABLE
+from pagealloc.memory import Memory
+from pagealloc.mmzone import MIGRATE_PCPTYPES, MIGRATE_UNMOVABLE, PAGE_SHIFT
+from pagealloc.zone import Zone
+from stress.lab.guest import Guest, build_memory, free_blocks, mark_reported
+from stress.lab.host import QUIET, Cost, Host
+from stress.lab.virtual import VirtualSync, VirtualWorkqueue, Wheel
+from workers.page_reporting import Batch, PageReporting, PageReportingDevice
+from workers.policies import load_policy
+from workers.policy import ReportingPolicy
+
+Load = Callable[["Machine"], Iterator[float]]
+"""A load: called with the machine it yields the time of its next step, in seconds, and acts when it is resumed then."""
+
+SAMPLES = 600  # of the curves of one run
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is to be chosen: the knobs of reporting."""
+
+    order: int | None = None  # smallest order to report; None for the pageblock order
+    delay_s: float = 2.0
+    capacity: int = 32
+    budget: int = 16
+    policy: str = "kernel"
+
+
+def policy_of(setting: Setting) -> ReportingPolicy:
+    """Make the setting's policy; the budget is the kernel's own knob. Raises PolicyError."""
+    return (
+        ReportingPolicy(budget_divisor=setting.budget)
+        if setting.policy == "kernel"
+        else load_policy(setting.policy)
+    )
+
+
+@dataclass(slots=True)
+class Pass:
+    """A pass of the reporter."""
+
+    t_s: float
+    end_s: float = 0.0
+    calls: int = 0
+    blocks: int = 0
+    pages: int = 0
+    taken_pages: int = 0  # of these, what the host had backed
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The guest and its host at one moment, in pages."""
+
+    t_s: float
+    used: int
+    used_2m: int  # what is not free in whole blocks of 2 MiB
+    resident: int
+
+
+class Machine:
+    """One guest on its host, in virtual time; it is its device's reporter too."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        setting: Setting,
+        *,
+        wheel: Wheel,
+        host: Host | None = None,
+        thp: bool = True,
+        cost: Cost = QUIET,
+        seed: int = 0,
+        page_sets: bool = True,
+        start_s: float = 0.0,
+        scale: int = 1,
+    ) -> None:
+        self.sync = VirtualSync()
+        self.sync.now_s = start_s
+        self.rng = self.sync.rng(seed)
+        self.memory: Memory = build_memory(guest, self.sync, self.rng, page_sets=page_sets)
+        self.host = host if host is not None else Host(self.memory.zones[-1].end_pfn, thp=thp)
+        self.cost = cost
+        self.call_s: Callable[[int, Batch], float] | None = (
+            None  # how long call number n lasts, if that is known
+        )
+        self.passes: list[Pass] = []
+        self.samples: list[Sample] = []
+        self.failed_allocations = 0
+        self.in_flight_max = 0  # pages that nobody could allocate at one time
+        self.unseen_touches: list[tuple[float, int]] = []  # (time, pages) of allocations that were inferred
+        self.page_set_high = 0  # pages that the CPUs' lists may hold, where that is known
+        if guest.state is not None:
+            self.page_set_high = max(zone.page_set_high for zone in guest.state.zones.values()) * guest.cpus
+        self.report_s = 0.0  # spent in report calls
+        self.last_free_s = start_s
+        self.start_s = start_s
+        self._scale = scale  # each call stands for so many blocks of the real guest
+        self._steps: Iterator[float] = iter(())
+        self._next_step_s = inf
+        self._sampled_s = start_s
+        self._sample_every_s = 0.0
+        self.resident_page_s = 0.0  # integral over time
+        self.used_page_s = 0.0
+        self.peak_pages = 0
+        self._nr_pages = self.memory.nr_pages()
+        self.workqueue = VirtualWorkqueue(self.sync, wheel)
+        self.reporting = PageReporting(
+            self.memory.zones,
+            guest.revision,
+            self.sync,
+            self.workqueue,
+            delay_s=setting.delay_s,
+            policy=policy_of(setting),
+        )
+        self.device = PageReportingDevice(self, order=setting.order, capacity=setting.capacity, name="lab")
+        self._back_what_is_used()
+        self.order = setting.order if setting.order is not None else self.memory.layout.pageblock_order
+        self._calls = 0
+
+    def _back_what_is_used(self) -> None:
+        """Let the host hold what is in use at the start, and no free page: that was reported, or never touched."""
+        for zone in self.memory.zones:
+            pfn = zone.start_pfn
+            for free, order in sorted(free_blocks(zone)):
+                self.host.back(pfn, free - pfn)
+                pfn = free + (1 << order)
+            self.host.back(pfn, zone.end_pfn - pfn)
+
+    def use(self, nr_pages: int) -> None:
+        """Begin with so many pages in use, of the zone that allocations prefer: the kernel's, and the page cache's."""
+        zones = sorted(self.memory.zones, key=lambda zone: zone.number, reverse=True)
+        order = self.memory.layout.pageblock_order
+        for zone in zones:
+            while nr_pages >= 1 << order and zone.nr_free_pages > zone.managed_pages // 10:
+                pfn = zone.rmqueue_buddy(order, MIGRATE_UNMOVABLE)
+                if pfn < 0:
+                    break
+                self.host.touch(pfn, order)
+                nr_pages -= 1 << order
+
+    # -- what loads call -----------------------------------------------------------------------------------
+
+    @property
+    def unseen_pages(self) -> int:
+        """Return the pages of allocations that were inferred."""
+        return sum(pages for _, pages in self.unseen_touches)
+
+    @property
+    def now_s(self) -> float:
+        """The virtual time."""
+        return self.sync.now_s
+
+    def alloc(self, order: int = 0, gfp: int = GFP_HIGHUSER_MOVABLE) -> int | None:
+        """Allocate a block and write to it; returns its pfn, or None."""
+        pfn = self.memory.alloc_pages(gfp, order)
+        if pfn is None:
+            self.failed_allocations += 1
+        else:
+            self.host.touch(pfn, order)
+        return pfn
+
+    def free(self, pfn: int, order: int = 0) -> None:
+        """Free a block that `alloc` returned."""
+        self.memory.free_pages(pfn, order)
+        self.last_free_s = self.sync.now_s
+
+    # -- running -------------------------------------------------------------------------------------------
+
+    def register(self) -> None:
+        """Load the driver: from here on there are reports, and a first pass is asked for."""
+        self.reporting.register(self.device)
+
+    def register_quietly(self) -> None:
+        """Begin with a driver that was loaded long ago, and that has nothing to do."""
+        for zone in self.memory.zones:
+            mark_reported(zone, self.order)
+        self.reporting.register(self.device)
+        self.reporting.run_now()  # every block is Reported: it looks, and rests
+
+    def arm(self, due_s: float) -> None:
+        """Begin with a pass that is due: it was asked for before the run, by a free of at least one pageblock."""
+        self._forget_one_block()
+        self.workqueue.fire_next_at(due_s)
+        self.reporting.notify()
+
+    def forget_reported(self) -> None:
+        """Begin with free memory that the host backs and was never told of."""
+        for zone in self.memory.zones:
+            for order in range(self.order, zone.layout.nr_orders):
+                for migratetype in range(MIGRATE_PCPTYPES):
+                    for index in list(zone.free_list(order, migratetype)):
+                        zone.del_page_from_free_list(index, order)
+                        zone.add_to_free_list_tail(index, order, migratetype)
+
+    def _forget_one_block(self) -> None:
+        """Let the host not know of one free block, the smallest that could have asked."""
+        for order in range(self.order, self.memory.layout.nr_orders):
+            for zone in reversed(self.memory.zones):
+                for migratetype in range(MIGRATE_PCPTYPES):
+                    index = zone.get_page_from_free_area(order, migratetype)
+                    if index >= 0:
+                        zone.del_page_from_free_list(index, order)
+                        zone.add_to_free_list(index, order, migratetype)
+                        return
+
+    def run(self, load: Load, until_s: float) -> None:
+        """Run the load, and the reporter, up to a time."""
+        self._sample_every_s = max(until_s - self.start_s, 1e-9) / SAMPLES
+        self._sample()
+        self._steps = load(self)
+        self._next_step_s = next(self._steps, inf)
+        while True:
+            due_s = self.workqueue.next_deadline()
+            due_s = inf if due_s is None else max(due_s, self.sync.now_s)
+            if min(due_s, self._next_step_s) > until_s:
+                break
+            if due_s <= self._next_step_s:
+                self._move_to(due_s)
+                self._pass()
+            else:
+                self._step()
+        self._move_to(until_s)
+        self._sample()
+
+    def _step(self) -> None:
+        """Let the load make its next step."""
+        self._move_to(self._next_step_s)
+        self._next_step_s = next(self._steps, inf)
+
+    def _move_to(self, now_s: float) -> None:
+        elapsed_s = now_s - self.sync.now_s
+        if elapsed_s <= 0:
+            return
+        resident = self.host.resident_pages
+        self.resident_page_s += resident * elapsed_s
+        self.used_page_s += (self._nr_pages - self.memory.nr_free_pages()) * elapsed_s
+        self.peak_pages = max(self.peak_pages, resident)
+        self.sync.now_s = now_s
+        if now_s - self._sampled_s >= self._sample_every_s:
+            self._sample()
+
+    def _sample(self) -> None:
+        self._sampled_s = self.sync.now_s
+        huge = sum(
+            sum(count << order for order, count in enumerate(zone.nr_free) if order >= 9)
+            for zone in self.memory.zones
+        )
+        used = self._nr_pages - self.memory.nr_free_pages()
+        self.samples.append(Sample(self.sync.now_s, used, self._nr_pages - huge, self.host.resident_pages))
+
+    # -- the reporter --------------------------------------------------------------------------------------
+
+    def _pass(self) -> None:
+        self.passes.append(Pass(self.sync.now_s))
+        self.reporting.run_now()
+        self.passes[-1].end_s = self.sync.now_s
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        """Take a batch for as long as the host needs, block after block, while the load goes on."""
+        done = self.passes[-1]
+        begin_s = clock_s = self.sync.now_s
+        whole_s = self.call_s(self._calls, batch) if self.call_s is not None else None
+        self._calls += 1
+        self.in_flight_max = max(self.in_flight_max, sum(1 << block.order for block in batch))
+        if whole_s is None:
+            clock_s += self.cost.call_s * self._scale
+        for block in batch:
+            if whole_s is not None:
+                clock_s += whole_s / len(batch)
+                self._run_load_until(clock_s)
+            taken = self.host.discard(block.pfn, block.order)
+            if whole_s is None:
+                clock_s += (self.cost.block_s + self.host.discard_s(self.cost, taken)) * self._scale
+                self._run_load_until(clock_s)
+            done.pages += 1 << block.order
+            done.taken_pages += taken
+        done.calls += 1
+        done.blocks += len(batch)
+        self.report_s += self.sync.now_s - begin_s
+
+    def _run_load_until(self, clock_s: float) -> None:
+        while self._next_step_s <= clock_s:
+            self._step()
+        self._move_to(clock_s)
+
+
+def mebibytes(pages: int) -> float:
+    """Return so many pages in MiB."""
+    return pages / (1 << 20 - PAGE_SHIFT)

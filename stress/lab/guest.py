@@ -1,0 +1,130 @@
+"""A guest: its zones, its CPUs, its kernel, and the state in which a run finds it.
+
+The start state is that of a guest that has just booted, or comes from `/proc` texts, or has exact lists (a state of a
+recorded case). From counts the lists are *placed*: so many free blocks of each order and type as the text says, none
+beside a free buddy, in an order that the seed draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pagealloc.memory import Memory, ZoneSpec
+from pagealloc.mmzone import MIGRATE_TYPES, PAGE_SHIFT, Layout
+from pagealloc.revision import V6_1, Revision
+from pagealloc.sync import Rng
+from pagealloc.zone import Zone
+from stress.errors import BadInput
+from stress.golden.state import load_zone
+from stress.lab.placement import Placement
+from stress.lab.proc_state import ProcState
+from stress.lab.virtual import VirtualSync
+
+DMA_PAGES = 4095  # pfn 1 .. 4095: below 16 MiB
+DMA32_START = 4096
+DMA32_END = 3 << (30 - PAGE_SHIFT)  # what a PC's firmware leaves below 4 GiB; the rest is mapped above
+NORMAL_START = 1 << (32 - PAGE_SHIFT)
+PAGES_PER_GIB = 1 << (30 - PAGE_SHIFT)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What is known of a guest before anything happens. Sizes in pages."""
+
+    nr_pages: int = 4 * PAGES_PER_GIB
+    zones: tuple[ZoneSpec, ...] = ()  # where not given, by the x86-64 rule from `nr_pages`
+    cpus: int = 2
+    revision: Revision = V6_1
+    state: ProcState | None = None
+    lists: Sequence[dict[str, object]] = ()  # exact: one recorded state for each zone
+    scale: int = 1  # the guest stands for one so many times as large
+    known_free: Sequence[
+        tuple[int, int]
+    ] = ()  # (pfn, order) that a recording took, and had not freed, in its order
+    known_used: Sequence[int] = ()  # pfns that a recording freed, and had not taken
+
+    def specs(self) -> tuple[ZoneSpec, ...]:
+        """Return the zones to build."""
+        if self.zones:
+            return self.zones
+        if self.state is not None:
+            return zones_of(self.state, self.nr_pages)
+        return tuple(
+            ZoneSpec(spec.name, spec.nr_pages // self.scale, start_pfn=None if spec.name != "DMA" else 1)
+            if self.scale > 1
+            else spec
+            for spec in x86_zones(self.nr_pages * self.scale)
+        )
+
+
+def x86_zones(nr_pages: int) -> tuple[ZoneSpec, ...]:
+    """Lay zones out as an x86-64 guest has them: DMA, DMA32 up to 3 GiB, the rest Normal."""
+    specs = [ZoneSpec("DMA", min(DMA_PAGES, nr_pages), start_pfn=1)]
+    dma32 = min(nr_pages, DMA32_END) - DMA32_START
+    if dma32 > 0:
+        specs.append(ZoneSpec("DMA32", dma32, start_pfn=DMA32_START))
+    if nr_pages > DMA32_END:
+        specs.append(ZoneSpec("Normal", nr_pages - DMA32_END, start_pfn=NORMAL_START))
+    return tuple(specs)
+
+
+def zones_of(state: ProcState, nr_pages: int) -> tuple[ZoneSpec, ...]:
+    """Return the zones that `/proc` tells of; where zoneinfo is missing, by the x86-64 rule. Raises BadInput."""
+    by_rule = {spec.name: spec for spec in x86_zones(nr_pages)}
+    specs = []
+    for zone in state.zones.values():
+        if not zone.free:
+            continue
+        if "spanned" in zone.limits and "start_pfn" in zone.limits:
+            specs.append(ZoneSpec(zone.name, zone.limits["spanned"], start_pfn=zone.limits["start_pfn"]))
+        elif zone.name in by_rule:
+            specs.append(by_rule[zone.name])
+        else:
+            size = nr_pages >> (20 - PAGE_SHIFT)
+            raise BadInput(
+                f"{state.source}: a zone {zone.name}, which a guest of {size} MiB has not: expected its --guest size"
+            )
+    return tuple(specs)
+
+
+def build_memory(guest: Guest, sync: VirtualSync, rng: Rng, *, page_sets: bool) -> Memory:
+    """Build the guest's memory in its start state. Raises BadInput when the state does not fit."""
+    state = guest.state
+    memory = Memory(
+        guest.specs(),
+        layout=Layout(nr_orders=state.nr_orders()) if state is not None else Layout(),
+        revision=guest.revision,
+        sync=sync,
+        ram=None,
+        page_sets=page_sets,
+        cpus=guest.cpus,
+    )
+    if guest.lists:
+        for zone, lists in zip(memory.zones, guest.lists, strict=True):
+            load_zone(zone, lists)
+    elif state is not None:
+        for zone in memory.zones:
+            told = state.zones[zone.name]
+            load_zone(zone, Placement(zone, guest.known_free, guest.known_used, rng).place(told))
+            marks = told.limits
+            if {"min", "low", "high"} <= marks.keys():
+                zone.set_watermarks(marks["min"], marks["low"], marks["high"])
+    return memory
+
+
+def mark_reported(zone: Zone, order: int) -> None:
+    """Flag every free block of `order` and more, as after enough passes without a free."""
+    for current in range(order, zone.layout.nr_orders):
+        for migratetype in range(MIGRATE_TYPES):
+            for index in zone.free_list(current, migratetype):
+                if not zone.page_reported(index):
+                    zone.set_page_reported(index)
+
+
+def free_blocks(zone: Zone) -> Iterator[tuple[int, int]]:
+    """Yield (pfn, order) of the zone's free blocks, list by list."""
+    for order, nr_free in enumerate(zone.nr_free):
+        for migratetype in range(MIGRATE_TYPES if nr_free else 0):
+            for pfn in zone.list_pfns(order, migratetype):
+                yield pfn, order

@@ -1,0 +1,188 @@
+"""`stress lab --validate`: figures that were published or recorded, and what the lab makes of them.
+
+Every case has its expected value, the tolerance that is promised, and its source. What passes was not refuted; more is
+not said. The recordings that ship are of Debian's kernels 6.1.192 and 6.12.117 in QEMU without KVM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from pagealloc.memory import ZoneSpec
+from pagealloc.revision import PRESETS
+from stress.errors import EXIT_FAILURE, EXIT_SUCCESS
+from stress.lab.engine import Machine, Setting
+from stress.lab.guest import Guest
+from stress.lab.options import Options
+from stress.lab.predict import predict
+from stress.lab.recorded_truth import Truth, truth_of
+from stress.lab.sweep import Sweep
+from stress.lab.virtual import Wheel
+
+RECORDED = Path(__file__).parent / "recorded"
+GIB = 1 << 30
+BUDGET_LAW = {
+    64: 1,
+    65: 2,
+    100: 2,
+    512: 8,
+    513: 6,
+    1024: 11,
+    4096: 15,
+    16384: 16,
+}  # blocks on one list: passes
+# (HZ, delay): the longest wait, delay and granularity of the level in jiffies: 500 + 8, 25 + 1, 2000 + 64, 200 + 8
+TIMERS = {(250, 2.0): 2.032, (250, 0.1): 0.104, (1000, 2.0): 2.064, (100, 2.0): 2.08}
+
+
+class Figure(NamedTuple):
+    """One figure held against its source."""
+
+    name: str
+    source: str
+    expected: float
+    found: float
+    tolerance: float  # absolute
+    unit: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within its tolerance."""
+        return abs(self.found - self.expected) <= self.tolerance
+
+
+def command_validate(*, as_json: bool) -> int:
+    """Print every figure; exit status 1 when one is outside its tolerance."""
+    figures = [figure for case in CASES for figure in case()]
+    failed = [figure for figure in figures if not figure.passed]
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "figures": [{**figure._asdict(), "passed": figure.passed} for figure in figures],
+                    "failed": len(failed),
+                }
+            )
+        )
+    else:
+        show(Console(), figures)
+    return EXIT_FAILURE if failed else EXIT_SUCCESS
+
+
+def show(console: Console, figures: list[Figure]) -> None:
+    """Print the figures as a table, and how many hold."""
+    table = Table("figure", "expected", "found", "tolerance", "", "source", box=None, pad_edge=False)
+    for figure in figures:
+        verdict = "[green]ok[/green]" if figure.passed else "[bold red]OUTSIDE[/bold red]"
+        numbers = (
+            f"{value:,.5g} {figure.unit}" for value in (figure.expected, figure.found, figure.tolerance)
+        )
+        table.add_row(figure.name, *numbers, verdict, figure.source)
+    console.width = max(console.width, 150)
+    console.print(table)
+    failed = sum(not figure.passed for figure in figures)
+    console.print(f"{len(figures)} figures, {failed} outside their tolerance", highlight=False)
+
+
+# -- rules that are exact --------------------------------------------------------------------------------
+
+
+def budget_law() -> Iterator[Figure]:
+    """One list of so many blocks of the largest order: how many passes until all are reported."""
+    for blocks, passes in BUDGET_LAW.items():
+        zones = (ZoneSpec("Normal", blocks << 10, start_pfn=1 << 10),)
+        machine = Machine(Guest(zones=zones), Setting(), wheel=Wheel(None))
+        machine.memory.zones[0].set_watermarks(0, 0, 0)  # the whole list counts, whatever the zone keeps back
+        machine.register()
+        machine.run(lambda _: iter(()), 100.0)
+        found = sum(1 for each in machine.passes if each.blocks)
+        name = f"passes for {blocks} blocks on a list"
+        yield Figure(name, "mm/page_reporting.c, 43b76f295e3d", passes, found, 0, "")
+
+
+def timer_grid() -> Iterator[Figure]:
+    """How late a timer may fire: its level's granularity, and a tick."""
+    for (hz, delay_s), most_s in TIMERS.items():
+        wheel = Wheel(hz)
+        waits = [wheel.fires_at(at / 10_007, delay_s) - at / 10_007 for at in range(10_007)]
+        source = "kernel/time/timer.c"
+        yield Figure(f"shortest wait for {delay_s} s at HZ {hz}", source, delay_s, min(waits), 0.001, "s")
+        yield Figure(f"longest wait for {delay_s} s at HZ {hz}", source, most_s, max(waits), 0.001, "s")
+
+
+# -- recorded guests -------------------------------------------------------------------------------------
+
+
+def recorded_guests() -> Iterator[Figure]:
+    """The recordings that ship: passes, their times, what they took, and the host's curve."""
+    for kernel, capture, state in (
+        ("v6.1", "cap1", "state0"),
+        ("v6.1", "cap2", "state1"),
+        ("v6.12", "cap1", "state0"),
+        ("v6.12", "cap2", "state1"),
+    ):
+        truth = judge_recorded(kernel, capture, state)
+        yield from recorded_figures(truth, f"recorded guest {kernel} {capture}")
+
+
+def judge_recorded(kernel: str, capture: str, state: str) -> Truth:
+    """Replay one of the recordings that ship."""
+    rss = RECORDED / f"{kernel}-{capture}-rss.txt.gz"
+    point = Options(
+        load=f"trace:{RECORDED / f'{kernel}-{capture}.txt.gz'}",
+        state=(str(RECORDED / f"{kernel}-{state}.txt.gz"),),
+        guest=1 << 30 if kernel == "v6.1" else 3 << 29,
+        preset=kernel if kernel in PRESETS else "v6.1",
+        thp="never",  # guest memory in a file
+    )
+    truth = truth_of([point], rss if rss.exists() else None)
+    assert truth is not None, "the recordings hold their passes"
+    truth.judge([point], Sweep([point], None))
+    return truth
+
+
+def recorded_figures(truth: Truth, name: str) -> Iterator[Figure]:
+    """Hold a prediction against the recording it was made from."""
+    recorded = truth.recording.passes
+    source = truth.recording.source
+    yield Figure(f"{name}: passes", source, len(recorded), len(truth.predicted), 0, "")
+    recorded_mib = sum(each.pages for each in recorded) / 256
+    predicted_mib = sum(each["bytes"] for each in truth.predicted) / (1 << 20)
+    yield Figure(f"{name}: reported", source, recorded_mib, predicted_mib, 0.03 * recorded_mib, "MiB")
+    off_ms = sorted(
+        abs(one.t_s - other["t_s"]) * 1e3 for one, other in zip(recorded, truth.predicted, strict=False)
+    )
+    yield Figure(f"{name}: median error of a pass's time", source, 0, off_ms[len(off_ms) // 2], 3, "ms")
+    if truth.distance is not None:
+        yield Figure(f"{name}: resident curve, share of its range", source, 0, truth.distance, 0.05, "")
+
+
+# -- sandboxes -------------------------------------------------------------------------------------------
+
+
+def sandboxes() -> Iterator[Figure]:
+    """Six guests of 4 GiB free 2 GiB each: until their sum is below 1.5 GiB, at two delays."""
+    found = {}
+    for delay_s, expected, tolerance in ((2.0, 10.1, 0.3), (0.25, 1.28, 0.1)):
+        # The kernel and the page cache of a guest that has booted fill the zone that is preferred.
+        point = Options(
+            load="burst:2GiB@10",
+            guest=4 * GIB,
+            guests=6,
+            delay=delay_s,
+            used=9 * GIB // 10,
+            target=6 * 9 * GIB // 10 + 3 * GIB // 2,
+        )
+        found[delay_s] = predict(point).row["below_target_s"]
+        source = "vm0#34723, six Firecracker guests of 4 GiB"
+        yield Figure(f"sandboxes at {delay_s:g} s", source, expected, found[delay_s], tolerance, "s")
+    yield Figure("sandboxes: ratio of the two", "vm0#34723", 7.9, found[2.0] / found[0.25], 0.4, "")
+
+
+CASES: tuple[Callable[[], Iterator[Figure]], ...] = (budget_law, timer_grid, recorded_guests, sandboxes)

@@ -1,0 +1,93 @@
+"""Recorded guests are predicted from their trace and their counts: passes, their times, their amounts."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from pagealloc.revision import V6_1
+from stress.errors import BadInput
+from stress.lab.recorded_truth import read_rss
+from stress.lab.recording import BadRecording, read_recording
+from stress.lab.validate import RECORDED, judge_recorded, recorded_figures
+
+CAPTURES = [
+    ("v6.1", "cap1", "state0"),
+    ("v6.1", "cap2", "state1"),
+    ("v6.12", "cap1", "state0"),
+    ("v6.12", "cap2", "state1"),
+]
+
+
+@pytest.mark.parametrize(("kernel", "capture", "state"), CAPTURES)
+def test_a_recorded_guest_is_predicted_within_the_promised_tolerances(
+    kernel: str, capture: str, state: str
+) -> None:
+    truth = judge_recorded(kernel, capture, state)
+    assert [figure.name for figure in recorded_figures(truth, capture) if not figure.passed] == []
+
+
+def test_a_wrong_start_state_is_noticed() -> None:
+    truth = judge_recorded("v6.1", "cap1", "state0")
+    truth.predicted = truth.predicted[1:]
+    assert [figure.name for figure in recorded_figures(truth, "cap1") if not figure.passed] == [
+        "cap1: passes",
+        "cap1: reported",
+        "cap1: median error of a pass's time",
+    ]
+
+
+def text_of(name: str) -> str:
+    return gzip.decompress((RECORDED / name).read_bytes()).decode()
+
+
+def test_lost_events_are_refused_with_their_number_and_time(tmp_path: Path) -> None:
+    lines = text_of("v6.1-cap2.txt.gz").splitlines()
+    lines.insert(600, "CPU:1 [LOST 4711 EVENTS]")
+    path = tmp_path / "trace.txt"
+    path.write_text("\n".join(lines))
+    with pytest.raises(BadRecording, match=r"4711 events were lost, the first at \d+\.\d+ s"):
+        read_recording(path, V6_1)
+
+
+def test_an_overwritten_buffer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text(text_of("v6.1-cap2.txt.gz").replace("4881/4881", "4881/9000"))
+    with pytest.raises(BadRecording, match="4119 events were lost"):
+        read_recording(path, V6_1)
+
+
+def test_a_trace_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text("  bash-1 [000] .....  1.000000: sched_switch: prev_comm=bash\n")
+    with pytest.raises(BadRecording, match="expected a recording of kmem events"):
+        read_recording(path, V6_1)
+
+
+def test_a_pass_that_another_one_asked_for_is_told_by_its_blocks_and_calls() -> None:
+    recording = read_recording(RECORDED / "v6.1-cap2.txt.gz", V6_1)
+    assert [each.blocks for each in recording.passes] == [49, 40, 27, 28, 40, 11, 5, 35, 38]
+    assert recording.passes[0].sizes == [32, 17]
+    assert sum(each.pages for each in recording.passes) == 842 * 256
+
+
+def test_requests_without_a_free_count_as_pageblocks() -> None:
+    assert read_recording(RECORDED / "v6.1-cap2.txt.gz", V6_1).unseen_frees == 0
+    assert read_recording(RECORDED / "v6.12-cap2.txt.gz", V6_1).unseen_frees == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("1.0 2.0\n1 2 3\n", "line 1"),
+        ("1.0 2.0 3\n", "1 samples"),
+        ("1.0 2.0 3\n1.1 1.5 3\n", "line 2: 1.5 s comes before 2 s"),
+    ],
+)
+def test_a_curve_that_is_none_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "rss.txt"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=complaint):
+        read_rss(path)
