@@ -46,6 +46,8 @@ from pagealloc.sync_real import RealSync
 from pagealloc.validate import Census, validate
 from pagealloc.zone import Zone
 
+__version__ = "0.1.0"
+
 __all__ = [
     "GFP_ATOMIC",
     "GFP_DMA",

@@ -1,62 +1,155 @@
 """The command line: one table of commands, each in the room that it belongs to.
 
-Exit status 0 for success, 1 for a failed check, 2 for bad input, with one line on stderr that says what.
+What an exit status means stands in `stress.errors`; a message is one line on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
+from signal import SIGINT, SIGPIPE
+from traceback import print_exc
 from typing import NamedTuple, NoReturn
 
+from pagealloc import __version__
 from pagealloc.errors import RamError
-from stress.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED, BadArgument, BadInput
+from stress.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_CANNOT,
+    EXIT_FAILURE,
+    EXIT_SIGNAL,
+    EXIT_STATUSES,
+    BadArgument,
+    BadInput,
+    CannotBeDone,
+    one_line,
+)
+from stress.system.leaving import raised_once
 from workers.errors import ReporterError
+
+MESSAGE_MAX = 1000  # characters
 
 
 class Command(NamedTuple):
-    """A command: the module with its `add_arguments(parser)`, one line of help, the extra that it needs."""
+    """A command: the module with its `add_arguments(parser)`, one line of help, examples, the extra that it needs."""
 
     module: str
     help: str
+    examples: tuple[str, ...]
     extra: str = ""
+    sums_up: bool = False  # when it is interrupted, by KeyboardInterrupt
 
 
 # What a command imports is imported when it is chosen: a free-threaded run must not meet greenlet, which gives the
 # interpreter its GIL back, and `run` does without any extra.
 COMMANDS = {
-    "run": Command("stress.run.command", "allocator threads and a reporting worker on real memory"),
-    "golden": Command("stress.golden.command", "replay recorded runs of the kernel's own code"),
-    "bench": Command("stress.bench.command", "measure how fast it is, against others and against limits"),
+    "run": Command(
+        "stress.run.command",
+        "allocator threads and a reporting worker on real memory",
+        (
+            "run --allocators 16 --seconds 60 --zones DMA32=256MiB,Normal=2GiB --order 9 --delay 2",
+            "run --reporter sleep --reporter-sleep 0.01..0.2",
+            "run reporter-hanging --seconds 30",
+            "run --reporter mine:Count --json",
+        ),
+    ),
+    "golden": Command(
+        "stress.golden.command",
+        "replay recorded runs of the kernel's own code",
+        ("golden tests/golden", "golden tests/golden/designed/28_merge_in_flight.jsonl.gz"),
+    ),
+    "bench": Command(
+        "stress.bench.command",
+        "measure how fast it is, against others and against limits",
+        ("bench --quick", "bench --growth --chart bench.html"),
+    ),
     "lab": Command(
         "stress.lab.command",
         "predict in virtual time what each setting of reporting would give back, and cost",
+        (
+            "lab",
+            "lab burst:2GiB --order 0,5,9 --delay 0.1,1,2 --goal settle",
+            "lab --rss curve.csv --seeds 1",
+            "lab --validate",
+        ),
+        sums_up=True,
     ),
     "verify": Command(
-        "stress.analysis.verify_command", "decide the invariants from a run's log alone", "analysis"
+        "stress.analysis.verify_command",
+        "decide the invariants from a run's log alone",
+        ("verify runs/20261231-235959", "verify mine --json"),
+        "analysis",
     ),
     "analyze": Command(
         "stress.analysis.analyze_command",
         "where the time went, what reporting bought: tables and a page",
+        (
+            "analyze mine",
+            "analyze before after --report difference.html",
+            "analyze mine --perfetto trace.json.gz",
+        ),
         "analysis",
     ),
     "sql": Command(
-        "stress.analysis.sql_command", "ask a run's log in SQL, or export it as Parquet", "analysis"
+        "stress.analysis.sql_command",
+        "ask a run's log in SQL, or export it as Parquet",
+        (
+            "sql --views",
+            "sql mine 'SELECT site, count(*) FROM locks GROUP BY site'",
+            "sql mine --parquet columns",
+        ),
+        "analysis",
     ),
     "proc": Command(
-        "stress.analysis.proc_command", "buddyinfo, pagetypeinfo or zoneinfo at a time of a run", "analysis"
+        "stress.analysis.proc_command",
+        "buddyinfo, pagetypeinfo or zoneinfo at a time of a run",
+        ("proc mine buddyinfo --at 4.2", "proc mine zoneinfo --at 1e6"),
+        "analysis",
     ),
-    "serve-balloon": Command("stress.host.serve_command", "be the balloon of a real guest, by vhost-user"),
-    "guest": Command("stress.host.guest_command", "boot a real Linux that reports its free pages to us"),
+    "serve-balloon": Command(
+        "stress.host.serve_command",
+        "be the balloon of a real guest, by vhost-user",
+        ("serve-balloon balloon.socket",),
+        sums_up=True,
+    ),
+    "guest": Command(
+        "stress.host.guest_command",
+        "boot a real Linux that reports its free pages to us",
+        ("guest", "guest load.sh --memory 1024 --order 5"),
+        sums_up=True,
+    ),
     "explore": Command(
-        "stress.search.command", "search the schedules of small scenarios for a race", "search"
+        "stress.search.command",
+        "search the schedules of small scenarios for a race",
+        (
+            "explore",
+            "explore free-the-buddy --strategy dfs --preemptions 2",
+            "explore --mutant M-45 --save found",
+        ),
+        "search",
     ),
-    "replay": Command("stress.search.replay_command", "execute a recorded failure again", "search"),
-    "mutants": Command("stress.hunt.command", "show that every planted fault is found", "search"),
+    "replay": Command(
+        "stress.search.replay_command",
+        "execute a recorded failure again: exit status 0 when it fails again, 1 when not",
+        (
+            "replay failure-free-the-buddy-v6.1-M-45.json",
+            "replay failure.json --any-code --perfetto trace.json",
+        ),
+        "search",
+    ),
+    "mutants": Command(
+        "stress.hunt.command",
+        "show that every planted fault is found",
+        ("mutants", "mutants M-17 M-45 --save found", "mutants --world real --seconds 120"),
+        "search",
+    ),
 }
 
 PACKAGES_OF_EXTRAS = {"analysis": ("duckdb", "msgspec", "plotly"), "search": ("greenlet",)}
@@ -76,38 +169,79 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows fewer letters gets a question mark
     try:
-        arguments = build_parser(words[0] if words else "").parse_args(words)
-        status: int = arguments.command(arguments)
+        try:
+            arguments = build_parser(words[0] if words else "").parse_args(words)
+            with raised_once() if COMMANDS[words[0]].sums_up else nullcontext():
+                return int(arguments.command(arguments))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where what goes wrong has a status
     except (BadInput, ReporterError, RamError) as error:
-        return complain(str(error))
-    except MemoryError:
-        return complain(
-            "no memory for the pages' own bookkeeping (17 bytes a page): expected smaller --zones"
-        )
-    except KeyboardInterrupt:
-        print("stress: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        # Output that cannot be written: whoever read it has left, or the disk is full. The rest goes nowhere.
+        return complain(str(error), EXIT_BAD_INPUT)
+    except KeyboardInterrupt as interruption:
+        return complain("interrupted", EXIT_SIGNAL + getattr(interruption, "number", SIGINT))
+    except SystemExit as ending:
+        if ending.code == EXIT_FAILURE:  # rich, when whoever reads its output has left
+            return EXIT_SIGNAL + SIGPIPE
+        raise
+    except Exception as error:
+        return _could_not(error)
+
+
+def _could_not(error: Exception) -> int:
+    """Say what kept a command from being done, and return its status."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output has left, as `head` does
+        _drop_output()
+        return EXIT_SIGNAL + SIGPIPE
+    if isinstance(error, OSError):
+        _drop_output()
+        where = f"{error.filename}: " if error.filename is not None else ""
+        output = "output: " if error.errno == errno.ENOSPC and not where else ""
+        return complain(f"{output}{where}{error.strerror or error}", EXIT_CANNOT)
+    if isinstance(error, CannotBeDone):
+        return complain(str(error), EXIT_CANNOT)
+    if isinstance(error, MemoryError):
+        return complain("out of memory", EXIT_CANNOT)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return complain("no more threads can be started: a limit of this machine, see ulimit -u", EXIT_CANNOT)
+    print_exc()
+    return complain("this is a fault of pagealloc itself, please report it with the lines above", EXIT_CANNOT)
+
+
+def _drop_output() -> None:
+    """Let what is still to be written go nowhere: the interpreter tries again when it ends."""
+    with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            print(f"stress: output: {error.strerror}", file=sys.stderr)
-        return EXIT_FAILURE
+
+
+def complain(text: str, status: int) -> int:
+    """Say in one line on stderr what is wrong; returns the status."""
+    print(f"stress: {one_line(text, MESSAGE_MAX)}", file=sys.stderr)
     return status
-
-
-def complain(text: str) -> int:
-    """Say in one line on stderr what is wrong with the input."""
-    print(f"stress: {' '.join(text.split())}", file=sys.stderr)
-    return EXIT_BAD_INPUT
 
 
 def build_parser(chosen: str) -> argparse.ArgumentParser:
     """Build the parser; a command is a line of help, and has arguments when it is the `chosen` one."""
-    parser = OneLineParser(prog="stress", description="Instruments for pagealloc.")
+    name_of_console = Path(sys.argv[0]).name
+    program = name_of_console if name_of_console == "pagealloc" else "stress"
+    parser = OneLineParser(
+        prog=program,
+        description="Instruments for pagealloc. COMMAND --help has its options and examples.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pagealloc {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     for name, command in COMMANDS.items():
-        subparser = commands.add_parser(name, help=command.help, description=command.help)
+        start = "pagealloc" if program == "pagealloc" else "python -m stress"
+        examples = "\n".join(f"    {start} {example}" for example in command.examples)
+        subparser = commands.add_parser(
+            name,
+            help=command.help,
+            description=command.help,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if name == chosen:
             _add_arguments(subparser, command)
     return parser

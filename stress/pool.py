@@ -6,38 +6,85 @@ once and quietly.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any, TypeVar
 
 from pagealloc.sync_real import gil_enabled
-from stress.errors import BadArgument
+from stress.errors import BadArgument, CannotBeDone
 
 EXECUTORS = "processes, threads, dask:ADDRESS, or MODULE:CALLABLE that returns an Executor"
 DASK_PATIENCE_S = 10
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+
+Done = TypeVar("Done")
+
+
+class WorkerProcesses(ProcessPoolExecutor):
+    """A pool whose `map` cancels nothing when nobody waits for the rest any more.
+
+    A pool that loses its processes afterwards stumbles over what is cancelled, on a thread of its own.
+    """
+
+    def map(
+        self,
+        fn: Callable[..., Done],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        **options: Any,  # chunks and buffers are for small tasks, and ours are none
+    ) -> Iterator[Done]:
+        waiting = deque(self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False))
+
+        def results() -> Iterator[Done]:
+            while waiting:
+                yield waiting.popleft().result(timeout)
+
+        return results()
 
 
 @contextmanager
-def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield an executor with `count` processes; what ends the block early ends them too."""
-    executor = ProcessPoolExecutor(count, initializer=_ignore_interrupts)
+def worker_processes(count: int) -> Iterator[WorkerProcesses]:
+    """Yield an executor with `count` processes, which end with the block, and with this process however it ends.
+
+    Raises CannotBeDone when one of them is killed.
+    """
+    executor = WorkerProcesses(count, initializer=_serve, initargs=(os.getpid(),))
     try:
         yield executor
-    except BaseException:
-        # Before the shutdown forgets them. What a process was working on is of no use any more.
-        processes = list((executor._processes or {}).values())  # noqa: SLF001 - there is no public way
-        for process in processes:
+    except BrokenProcessPool as error:
+        raise CannotBeDone("a worker process was killed, by the machine or by somebody else") from error
+    finally:
+        # What a process is still working on is of no use any more.
+        for process in list((executor._processes or {}).values()):  # noqa: SLF001 - there is no public way
             process.terminate()
-        executor.shutdown(wait=False, cancel_futures=True)
-        raise
-    executor.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True)
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which reaches every process of a terminal, to the one that gave out the work."""
+def _serve(parent: int) -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the one that gave out the work; go when it goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1 != parent:
+        os._exit(0)  # it went before we could ask for that
+
+
+def own_program(module: str, *words: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs a module of ours in a process of its own, and its environment.
+
+    It finds what this process finds, and nothing else: `-P` leaves the current folder out.
+    """
+    command = [sys.executable, "-P", "-m", module, *words]
+    return command, {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 @contextmanager

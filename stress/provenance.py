@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib import metadata
 
+from pagealloc import __version__
 from pagealloc.sync_real import gil_enabled
 
 
 def versions() -> dict[str, object]:
     """Describe the program, the interpreter and the machine."""
-    try:
-        own = metadata.version("pagealloc")
-    except metadata.PackageNotFoundError:
-        own = "not installed"
     return {
-        "pagealloc": own,
+        "pagealloc": __version__,
         "python": sys.version,
         "gil_enabled": gil_enabled(),
         "platform": platform.platform(),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -181,6 +184,34 @@ def run_together(sync: Sync, join_all: Callable[..., None]) -> Callable[..., Non
             raise raised[0]
 
     return run
+
+
+@pytest.fixture
+def start_stress() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the command line in a process of its own, which does not outlive the test.
+
+    It hears Ctrl-C also when pytest itself was started by nohup, or in the background: both ignore SIGINT, and that
+    is inherited.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "stress", *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": Path(__file__).parents[1]}
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # the child gets the system's default
+        try:
+            process = subprocess.Popen(command, text=True, **{**pipes, **options})
+        finally:
+            signal.signal(signal.SIGINT, before)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with process:  # closes the pipes, and waits
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from stress.analysis.perfetto import write_perfetto
 from stress.analysis.report import write_report
 from stress.analysis.summary import Summary, summarize
 from stress.analysis.terminal import print_analysis
-from stress.errors import BadArgument
+from stress.errors import EXIT_SUCCESS, BadArgument, one_line
+from stress.system.files import check_writable, write_whole
 
 REPORT_FILE = "report.html"
 DIFFERENCE_FILE = "difference.html"
@@ -41,26 +43,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command_analyze(arguments: argparse.Namespace) -> int:
     """Analyze one run or two; the exit status says whether that was done, not how the runs ended."""
     runs = [run for run in (arguments.run, arguments.other) if run is not None]
+    for option in ("report", "perfetto"):
+        if getattr(arguments, option) is not None:
+            check_writable(f"--{option}", getattr(arguments, option))
     summaries = [_summarize(run) for run in runs]
-    report = arguments.report or runs[0] / (REPORT_FILE if len(runs) == 1 else DIFFERENCE_FILE)
-    _write("--report", report, lambda: write_report(report, summaries))
-    if arguments.perfetto is not None:
-        _write("--perfetto", arguments.perfetto, lambda: write_perfetto(arguments.perfetto, runs[0]))
     if arguments.json:
         for summary in summaries:
             print(json.dumps(asdict(summary)))
-        return 0
-    console = Console()
-    print_analysis(console, summaries)
-    console.print(f"\nreport {report}", highlight=False, markup=False, soft_wrap=True)
-    return 0
+    else:
+        print_analysis(Console(), summaries)
+    sys.stdout.flush()
+    for line in _write(arguments, runs, summaries):
+        if not arguments.json:
+            print(line)
+    return EXIT_SUCCESS
 
 
-def _write(option: str, path: Path, write: Callable[[], object]) -> None:
+def _write(arguments: argparse.Namespace, runs: list[Path], summaries: list[Summary]) -> Iterator[str]:
+    """Write the trace and the page; yield a line on where each is."""
+    trace, page = arguments.perfetto, arguments.report
+    if trace is not None:
+        write_whole("--perfetto", trace, lambda draft: write_perfetto(draft, runs[0]))
+        yield f"trace {trace}, for ui.perfetto.dev"
+    if page is not None:
+        write_whole("--report", page, lambda draft: write_report(draft, summaries))
+        yield f"report {page}"
+        return
+    page = runs[0] / (REPORT_FILE if len(runs) == 1 else DIFFERENCE_FILE)
     try:
-        write()
-    except OSError as error:
-        raise BadArgument(f"{option}: {path}: {error.strerror}") from error
+        write_whole("report", page, lambda draft: write_report(draft, summaries))
+        yield f"report {page}"
+    except BadArgument as error:  # nobody asked for it; the tables are there
+        print(
+            f"stress: no page is written: {one_line(str(error))}; --report FILE chooses where",
+            file=sys.stderr,
+        )
 
 
 def _summarize(run: Path) -> Summary:

@@ -11,7 +11,6 @@ only read.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from stress.analysis.views import VIEWS
 from stress.log.events import EVENTS
 from stress.log.files import BadLog, log_files
 from stress.log.reader import check_is_log
+from stress.system.files import temporary_folder
 
 MEMORY_LIMIT = "512MiB"
 # A snapshot of a zone in small pieces is one long line; two such buffers for each thread.
@@ -60,12 +60,12 @@ def open_run(run: Path, writable: Path | None = None) -> Iterator[RunLog]:
     Queries can reach no file but those below `writable`.
     """
     check_is_log(run)
-    with tempfile.TemporaryDirectory(prefix="pagealloc-") as folder:
+    with temporary_folder() as folder:
         connection = duckdb.connect(
-            str(Path(folder) / "log.duckdb"),
+            str(folder / "log.duckdb"),
             config={
                 "memory_limit": MEMORY_LIMIT,
-                "temp_directory": folder,
+                "temp_directory": str(folder),
                 "preserve_insertion_order": False,
             },
         )

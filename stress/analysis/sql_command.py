@@ -7,6 +7,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from rich.text import Text
 from stress.analysis.log import RunLog, open_run
 from stress.analysis.schema import event_meaning
 from stress.analysis.views import VIEWS
-from stress.errors import BadArgument
+from stress.errors import EXIT_SUCCESS, BadArgument, one_line, quoted
 from stress.log.events import EVENTS
+from stress.system.files import write_whole
 
 ROWS_SHOWN = 100  # in a table; --csv and --json have no end
 FETCH_ROWS = 10_000
@@ -43,27 +45,46 @@ def command_sql(arguments: argparse.Namespace) -> int:
     """Answer a query, or export; what DuckDB does not accept is a bad argument."""
     if arguments.views:
         _print_views()
-        return 0
+        return EXIT_SUCCESS
     if arguments.run is None:
         raise BadArgument("sql: expected a run directory and a query, or --views")
     if arguments.query is None and arguments.parquet is None:
         raise BadArgument("sql: expected a query, or --parquet DIR (--views lists what can be asked)")
+    statements = _statements(arguments.query) if arguments.query is not None else []
     if arguments.parquet is not None:
         _check_folder(arguments.parquet, arguments.run)
     with open_run(arguments.run, arguments.parquet) as log:
         try:
-            if arguments.parquet is not None:
-                export(log, arguments.parquet)
-            if arguments.query is not None:
-                _answer(log.connection, arguments)
+            for statement in statements:
+                _answer(log.connection.execute(statement), arguments)
         except duckdb.Error as error:
             raise BadArgument(f"sql: {error}") from error
-    return 0
+        if arguments.parquet is not None:
+            sys.stdout.flush()
+            written = export(log, arguments.parquet)
+            if not (arguments.json or arguments.csv):
+                print(f"parquet {arguments.parquet}: {written} files")
+    return EXIT_SUCCESS
 
 
-def _answer(connection: duckdb.DuckDBPyConnection, arguments: argparse.Namespace) -> None:
-    answer = connection.execute(arguments.query)
+def _statements(query: str) -> list[duckdb.Statement]:
+    """Take a query apart. Raises BadArgument when there is nothing in it, or what DuckDB does not understand."""
+    try:
+        with duckdb.connect() as parser:
+            statements = parser.extract_statements(query)
+    except duckdb.Error as error:
+        raise BadArgument(f"sql: {error}") from error
+    if not statements:
+        raise BadArgument(
+            f"sql: {quoted(query)} asks nothing, expected a statement such as SELECT count(*) FROM locks"
+        )
+    return statements
+
+
+def _answer(answer: duckdb.DuckDBPyConnection, arguments: argparse.Namespace) -> None:
     names = [column[0] for column in answer.description or ()]
+    if not names:
+        return  # a statement without an answer, such as SET
     if arguments.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
@@ -86,7 +107,7 @@ def _print_table(answer: duckdb.DuckDBPyConnection, names: list[str]) -> None:
     table = Table()
     for index, name in enumerate(names):
         numbers = bool(rows) and isinstance(rows[0][index], int | float)
-        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(Text(one_line(name)), justify="right" if numbers else "left", overflow="fold")
     for row in rows[:ROWS_SHOWN]:
         table.add_row(*(Text(_cell(value)) for value in row))
     console = Console()
@@ -100,7 +121,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:,.3f}" if abs(value) >= 1 else f"{value:.6g}"
-    return str(value)
+    return "\n".join(map(one_line, str(value).split("\n")))
 
 
 def _print_views() -> None:
@@ -131,11 +152,19 @@ def _check_folder(folder: Path, run: Path) -> None:
         raise BadArgument(f"--parquet: {folder} is not empty, expected a new or an empty folder")
 
 
-def export(log: RunLog, folder: Path) -> None:
-    """Write every view that has rows to a Parquet file of its own name."""
+def export(log: RunLog, folder: Path) -> int:
+    """Write every view that has rows to a Parquet file of its own name; returns how many. Raises BadArgument."""
+    written = 0
     for name in [*(view.name for view in VIEWS), *EVENTS]:
         if log.rows(f'SELECT 1 FROM "{name}" LIMIT 1'):
-            target = str(folder / f"{name}.parquet").replace("'", "''")
-            log.connection.execute(
-                f"COPY (SELECT * FROM \"{name}\") TO '{target}' (FORMAT parquet, COMPRESSION zstd)"
-            )
+            write_whole("--parquet", folder / f"{name}.parquet", partial(_copy, log, name))
+            written += 1
+    return written
+
+
+def _copy(log: RunLog, name: str, path: Path) -> None:
+    target = str(path).replace("'", "''")
+    try:
+        log.rows(f"COPY (SELECT * FROM \"{name}\") TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
+    except duckdb.Error as error:
+        raise BadArgument(f"--parquet: {path.parent}: {error}") from error

@@ -12,8 +12,11 @@ from typing import Any
 from stress.analysis import tables
 from stress.analysis.log import RunLog
 from stress.analysis.tables import Rows
+from stress.errors import Verdict, one_line
+from stress.log.files import BadLog
 
 VIOLATIONS_SHOWN = 20
+VIOLATION_MAX = 500  # characters
 
 
 @dataclass(slots=True)
@@ -21,7 +24,7 @@ class Summary:
     """One run. Units are in the names; `None` where there was nothing to measure."""
 
     run: str
-    verdict: str | None  # the run's own; None when the log ends before it
+    verdict: Verdict | None  # the run's own; None when the log ends before it
     cut: bool  # the log lacks its last record
     lost_records: int
     records: int
@@ -66,13 +69,13 @@ def summarize(log: RunLog) -> Summary:
     bin_s = tables.bin_width_s(seconds)
     summary = Summary(
         run=str(log.run),
-        verdict=verdicts[0][0] if verdicts else None,
+        verdict=next((verdict for verdict in Verdict if (verdict,) in verdicts), None),
         cut=not ends,
         lost_records=lost,
         records=records,
         seconds=seconds,
-        params=loads(begin["params"]),
-        versions=loads(begin["versions"]),
+        params=_fields(log, begin["params"]),
+        versions=_fields(log, begin["versions"]),
         phases=log.records("SELECT seconds, name FROM phase_begin ORDER BY t"),
         violations=violations,
         violation_count=violation_count,
@@ -100,6 +103,15 @@ def summarize(log: RunLog) -> Summary:
     return summary
 
 
+def _fields(log: RunLog, text: str) -> dict[str, Any]:
+    """Read an object that the log_begin record has. Raises BadLog."""
+    try:
+        fields: dict[str, Any] = loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadLog(f"{log.run}: the record log_begin holds no JSON object ({error})") from error
+    return fields
+
+
 # -- three sentences -------------------------------------------------------------------------------------
 
 
@@ -117,8 +129,8 @@ def went_wrong(summary: Summary) -> str:
         first = summary.violations[0]
         count = "1 violation" if summary.violation_count == 1 else f"{summary.violation_count:,} violations"
         start = f"It went wrong: {count}, the first at {first['seconds']:.3f} s"
-        text = f"{start} ({first['text'].rstrip('.')}); {did}."
-    elif summary.verdict == "SUCCESS":
+        text = f"{start} ({one_line(first['text'], VIOLATION_MAX).rstrip('.')}); {did}."
+    elif summary.verdict is Verdict.SUCCESS:
         text = f"Nothing went wrong by the run's own judgement: {did}."
     elif summary.verdict is None:
         text = f"The log has no verdict and no violation: {did}."

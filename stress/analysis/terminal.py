@@ -13,7 +13,6 @@ from stress.analysis.grids import Grid, differences, different_params, grids
 from stress.analysis.summary import Summary, shown_params
 
 WIDTH_MIN = 100  # of a table with nine columns; a narrower terminal breaks its lines
-VERDICT_STYLES = {"SUCCESS": "bold green", "FAILURE": "bold red"}
 
 
 def print_analysis(console: Console, summaries: Sequence[Summary]) -> None:
@@ -34,8 +33,9 @@ def print_analysis(console: Console, summaries: Sequence[Summary]) -> None:
 
 
 def _print_head(console: Console, summary: Summary, title: str) -> None:
-    verdict = summary.verdict or "no verdict"
-    head = Text.assemble((verdict, VERDICT_STYLES.get(verdict, "bold yellow")), f"  {title}")
+    verdict = summary.verdict
+    style = verdict.style if verdict is not None else "bold yellow"
+    head = Text.assemble((verdict or "no verdict", style), f"  {title}")
     console.print(head, soft_wrap=True)
     words = " ".join(f"{name}={value}" for name, value in shown_params(summary.params).items())
     console.print(Text(words, "dim"), soft_wrap=True)

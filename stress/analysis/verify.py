@@ -15,6 +15,7 @@ from textwrap import shorten
 
 from msgspec.structs import astuple
 
+from stress.errors import Verdict, one_line, quoted
 from stress.invariants import INVARIANTS, Judge
 from stress.log.events import EVENTS, Record
 from stress.log.reader import LogDamage, LogReader, check_is_log
@@ -23,6 +24,7 @@ PROOFS_MAX = 3  # kept in words of each invariant; one fault breaks much that fo
 HEADER_FIELDS = 3
 PROGRESS_RECORDS = 50_000
 RECORD_WIDTH_MAX = 200  # of a record that is quoted
+PROOF_MAX = 2000  # characters of what it proves
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +40,28 @@ class Proof:
 
 
 @dataclass(slots=True)
-class Verdict:
+class Judgement:
     """What a log proves. `undecided` says why, when nothing was found in a log that is damaged."""
 
-    verdict: str = "SUCCESS"
+    verdict: Verdict = Verdict.SUCCESS
     violations: list[Proof] = field(default_factory=list)
     violation_count: int = 0
     damage: str | None = None
     records: int = 0
 
 
-def verify(run: Path, progress: Callable[[int], None] = lambda records: None) -> Verdict:
+def verify(run: Path, progress: Callable[[int], None] = lambda records: None) -> Judgement:
     """Judge a run's log. Raises BadLog when the path holds none that can be read."""
     check_is_log(run)
     reader = LogReader(run)
-    verdict = Verdict()
+    judgement = Judgement()
     current: list[Record] = []
 
     def fail(invariant: str, text: str) -> None:
-        verdict.violation_count += 1
-        if sum(proof.invariant == invariant for proof in verdict.violations) < PROOFS_MAX:
+        judgement.violation_count += 1
+        if sum(proof.invariant == invariant for proof in judgement.violations) < PROOFS_MAX:
             record = current[0]
-            verdict.violations.append(
+            judgement.violations.append(
                 Proof(
                     invariant,
                     text,
@@ -83,27 +85,27 @@ def verify(run: Path, progress: Callable[[int], None] = lambda records: None) ->
             if not reader.records % PROGRESS_RECORDS:
                 progress(reader.records)
         if not judge.rested or judge.unseen:
-            verdict.damage = "the log ends without the run's last look at its zones"
+            judgement.damage = "the log ends without the run's last look at its zones"
     except LogDamage as damage:
-        verdict.damage = str(damage)
+        judgement.damage = str(damage)
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-        verdict.damage = (
+        judgement.damage = (
             f"{reader.where}: the record fits nothing that came before ({type(error).__name__}: {error})"
             if judge.zones
             else "the log describes no zone: it is of a guest seen from its host, which does not see free lists"
         )
-    verdict.records = reader.records
-    if verdict.violation_count:
-        verdict.verdict = "FAILURE"
-    elif verdict.damage is not None:
-        verdict.verdict = "CANNOT DECIDE"
-    return verdict
+    judgement.records = reader.records
+    if judgement.violation_count:
+        judgement.verdict = Verdict.FAILURE
+    elif judgement.damage is not None:
+        judgement.verdict = Verdict.CANNOT_DECIDE
+    return judgement
 
 
 def describe(proof: Proof) -> str:
     """Say in words what a record proves."""
     return (
-        f"{proof.invariant}: {proof.text}\n"
+        f"{proof.invariant}: {one_line(proof.text, PROOF_MAX)}\n"
         f"    expected: {INVARIANTS[proof.invariant]}\n"
-        f"    proved by {proof.where}, {proof.seconds:.6f} s, thread {proof.thread}: {proof.record}"
+        f"    proved by {proof.where}, {proof.seconds:.6f} s, thread {quoted(proof.thread, str)}: {proof.record}"
     )

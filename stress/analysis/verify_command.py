@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.status import Status
 
 from pagealloc.sync_real import RealSync
-from stress.analysis.verify import Verdict, describe, verify
-
-EXIT_STATUS = {"SUCCESS": 0, "FAILURE": 1, "CANNOT DECIDE": 2}
+from stress.analysis.verify import PROOF_MAX, Judgement, describe, verify
+from stress.errors import one_line
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -25,37 +24,37 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def command_verify(arguments: argparse.Namespace) -> int:
-    """Judge a log; exit status 0 for SUCCESS, 1 for FAILURE, 2 when the log is damaged."""
+    """Judge a log; CANNOT DECIDE when it is damaged before anything is found."""
     sync = RealSync()
     begin_s = sync.monotonic()
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("reading") as status:
-            verdict = verify(arguments.run, _progress(status))
+            judgement = verify(arguments.run, _progress(status))
     else:
-        verdict = verify(arguments.run)
+        judgement = verify(arguments.run)
     seconds = sync.monotonic() - begin_s
     if arguments.json:
-        print(json.dumps({**asdict(verdict), "seconds": seconds}))
+        print(json.dumps({**asdict(judgement), "seconds": seconds}))
     else:
-        print_verdict(verdict, seconds)
-    return EXIT_STATUS[verdict.verdict]
+        print_verdict(judgement, seconds)
+    return judgement.verdict.exit_status
 
 
 def _progress(status: Status) -> Callable[[int], None]:
     return lambda records: status.update(f"{records:,} records")
 
 
-def print_verdict(verdict: Verdict, seconds: float) -> None:
+def print_verdict(judgement: Judgement, seconds: float) -> None:
     """Print what is proved and by which records; the last line is the verdict."""
-    for proof in verdict.violations:
+    for proof in judgement.violations:
         print(f"!!! {describe(proof)}")
-    if verdict.violation_count > len(verdict.violations):
-        print(f"!!! and {verdict.violation_count - len(verdict.violations):,} more")
-    if verdict.damage is not None:
-        print(f"not judged from here on: {verdict.damage}")
-    rate = verdict.records / seconds if seconds else 0.0
+    if judgement.violation_count > len(judgement.violations):
+        print(f"!!! and {judgement.violation_count - len(judgement.violations):,} more")
+    if judgement.damage is not None:
+        print(f"not judged from here on: {one_line(judgement.damage, PROOF_MAX)}")
+    rate = judgement.records / seconds if seconds else 0.0
     print(
-        f"{verdict.verdict} {verdict.records:,} records, {verdict.violation_count} violations "
+        f"{judgement.verdict} {judgement.records:,} records, {judgement.violation_count} violations "
         f"({seconds:.1f} s, {rate:,.0f} records per second)"
     )

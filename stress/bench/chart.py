@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from stress.bench.table import Results, headline
 from stress.errors import BadArgument
 
 
+def check_chart() -> None:
+    """Raise BadArgument without plotly."""
+    if find_spec("plotly") is None:
+        raise BadArgument("--chart needs plotly: pip install 'pagealloc[analysis]'")
+
+
 def write_chart(results: Results, path: Path) -> None:
-    """Write a file that needs nothing else to be looked at. Raises BadArgument without plotly."""
-    try:
-        from plotly import graph_objects as go  # noqa: PLC0415 - an extra
-        from plotly.subplots import make_subplots  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise BadArgument("--chart needs plotly: pip install 'pagealloc[analysis]'") from error
+    """Write a file that needs nothing else to be looked at; needs plotly."""
+    from plotly import graph_objects as go  # noqa: PLC0415 - an extra
+    from plotly.subplots import make_subplots  # noqa: PLC0415
+
     measured = [row for row in results.rows if row.ratio is not None and row.goal is not None]
     titles = [
         "Ratio, as a share of its goal (left of the line: not met)",

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
 from stress.bench import reporting, throughput, tracing
+from stress.bench.chart import check_chart, write_chart
 from stress.bench.growth import growth
 from stress.bench.measure import QUICK, Effort, Row
 from stress.bench.peers import Present, find_peers
 from stress.bench.table import Results, describe_machine, markdown, show
+from stress.errors import EXIT_SUCCESS
+from stress.system.files import check_writable, write_whole
 
-Group = Callable[[], Sequence[Row]]
+T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,19 +45,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command_bench(arguments: argparse.Namespace) -> int:
     """Measure, and print."""
+    if arguments.chart is not None:
+        check_chart()
+        check_writable("--chart", arguments.chart)
     effort = QUICK if arguments.quick else Effort()
     results = run(effort, with_growth=arguments.growth)
-    if arguments.chart is not None:
-        from stress.bench.chart import write_chart  # noqa: PLC0415 - only here
-
-        write_chart(results, arguments.chart)
     if arguments.json:
         print(json.dumps(results.as_dict()))
     elif arguments.markdown:
         print(markdown(results))
     else:
         show(Console(), results)
-    return 0
+        if arguments.quick:
+            print("--quick measures in windows that are too short to be held against any goal")
+    if arguments.chart is not None:
+        sys.stdout.flush()
+        write_whole("--chart", arguments.chart, lambda draft: write_chart(results, draft))
+        if not (arguments.json or arguments.markdown):
+            print(f"chart {arguments.chart}")
+    return EXIT_SUCCESS
 
 
 def run(effort: Effort, *, with_growth: bool) -> Results:
@@ -59,17 +71,29 @@ def run(effort: Effort, *, with_growth: bool) -> Results:
     present = find_peers()
     machine = describe_machine()  # after the peers: a module of theirs may have switched the GIL on
     absent = dict(present.absent)
-    console = Console(stderr=True)
-    rows: list[Row] = []
-    for group in track(
-        groups(effort, present), "measuring", console=console, transient=True, disable=not console.is_terminal
-    ):
-        rows += group()
-    curves = list(growth(effort, present)) if with_growth else []
+    rows = [row for group in _shown("measuring", groups(effort, present)) for row in group()]
+    if effort is QUICK:
+        rows = [replace(row, goal=None) for row in rows]
+    curves = [curve() for curve in _shown("curves", growth(effort, present))] if with_growth else []
     return Results(machine, rows, curves, absent)
 
 
-def groups(effort: Effort, present: Present) -> list[Group]:
+def _shown(what: str, steps: Sequence[partial[T]]) -> Iterator[partial[T]]:
+    """Yield the steps of minutes of work, and show how many are done: a bar on a terminal, elsewhere a line each."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(steps, what, console=console, transient=True)
+        return
+    for number, step in enumerate(steps, 1):
+        print(
+            f"{what} {number} of {len(steps)}: {step.func.__name__.replace('_', ' ')}",
+            file=sys.stderr,
+            flush=True,
+        )
+        yield step
+
+
+def groups(effort: Effort, present: Present) -> list[partial[list[Row]]]:
     """Return everything that gives rows, in the order of the table."""
     return [
         partial(throughput.one_thread_mixed, effort, present),
@@ -86,7 +110,7 @@ def groups(effort: Effort, present: Present) -> list[Group]:
     ]
 
 
-def schedule_search(effort: Effort) -> Sequence[Row]:
+def schedule_search(effort: Effort) -> list[Row]:
     """The speed of schedule search, where greenlet is installed."""
     name = "schedule search: executions per second, and coroutines against a baton"
     if effort is QUICK:

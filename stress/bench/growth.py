@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,13 +35,15 @@ class Curve:
     series: dict[str, Points]
 
 
-def growth(effort: Effort, present: Present) -> Iterable[Curve]:
-    """Measure every curve."""
-    yield zone_size(effort)
-    yield reporting_by_size(effort)
-    yield threads(effort, present)
-    yield zones(effort)
-    yield reported_share(effort)
+def growth(effort: Effort, present: Present) -> list[partial[Curve]]:
+    """Return everything that gives a curve, in the order of the output."""
+    return [
+        partial(zone_size, effort),
+        partial(reporting_by_size, effort),
+        partial(threads, effort, present),
+        partial(zones, effort),
+        partial(reported_share, effort),
+    ]
 
 
 def _ns_per_pair(source: tuple[Alloc[Any], Free[Any]], effort: Effort) -> float:

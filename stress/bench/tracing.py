@@ -6,8 +6,6 @@ import ast
 import inspect
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from textwrap import dedent
 from types import FunctionType
 
@@ -27,6 +25,7 @@ from stress.bench.workloads import ZONE_PAGES, front, mixed
 from stress.log.recorder import LogResult, Recorder
 from stress.run.conductor import StressRun
 from stress.run.params import RunParams
+from stress.system.files import temporary_folder
 from workers.page_reporting import PageReporting
 from workers.reporters import load_reporter
 from workers.workqueue import Workqueue
@@ -132,8 +131,8 @@ def tracepoints(effort: Effort) -> list[Row]:
 def _stress_run(effort: Effort, log: str) -> float:
     """Return the calls per second of allocator threads that churn at a steady level, beside the worker."""
     params = RunParams(seconds=effort.warm_up_s + effort.threads_s, rhythm="0.6:1000", log=log)
-    with TemporaryDirectory() as folder:
-        recorder = Recorder(Path(folder), SYNC, params.as_dict(), {}) if log == "all" else None
+    with temporary_folder() as folder:
+        recorder = Recorder(folder, SYNC, params.as_dict(), {}) if log == "all" else None
         summary = StressRun(params, SYNC, load_reporter("discard"), lambda status: None, recorder).run()
         if recorder is not None:
             recorder.finish()
@@ -148,8 +147,8 @@ def _unlogged(effort: Effort) -> tuple[float, LogResult | None]:
 def _logged(effort: Effort) -> tuple[float, LogResult | None]:
     memory, chunk = _work(Memory)
     reporting = PageReporting(memory.zones, memory.revision, SYNC, Workqueue(SYNC, "bench"))
-    with TemporaryDirectory() as folder:
-        recorder = Recorder(Path(folder), SYNC, {}, {})
+    with temporary_folder() as folder:
+        recorder = Recorder(folder, SYNC, {}, {})
         recorder.attach(memory, reporting)
         rate = several_threads([chunk], effort.threads_s, effort.warm_up_s).operations
         return rate, recorder.finish()

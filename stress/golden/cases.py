@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pagealloc.revision import PRESETS
-from stress.errors import BadInput
+from stress.errors import BadInput, quoted
 
 Json = dict[str, Any]
+
+LINE_MAX = 64 << 20  # characters; no line is longer, and what has no line ends is not read to its end
 
 
 class CorruptCase(BadInput):
@@ -23,7 +25,7 @@ def read_case(path: Path) -> tuple[Json, list[Json]]:
     lines: list[Json] = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, text in enumerate(file, 1):
+            for number, text in enumerate(iter(lambda: file.readline(LINE_MAX), ""), 1):
                 line = json.loads(text)
                 if not isinstance(line, dict):
                     raise CorruptCase(f"{path}: line {number} is no JSON object")
@@ -40,7 +42,7 @@ def read_case(path: Path) -> tuple[Json, list[Json]]:
         raise CorruptCase(f"{path}: the header lacks {', '.join(missing)}")
     if header["flavour"] not in list(PRESETS):  # a list's `in` takes what no dict could hash
         known = ", ".join(PRESETS)
-        raise CorruptCase(f"{path}: flavour {header['flavour']!r} is none of {known}")
+        raise CorruptCase(f"{path}: flavour {quoted(header['flavour'])} is none of {known}")
     if header["ops"] != len(operations):
         raise CorruptCase(f"{path}: {len(operations)} operations, the header promises {header['ops']}")
     return header, operations

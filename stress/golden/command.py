@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from stress.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, BadArgument
+from stress.errors import EXIT_BAD_INPUT, BadArgument, Verdict, one_line
 from stress.golden.cases import CorruptCase, find_cases
 from stress.golden.comparison import CaseResult, replay
 from stress.pool import worker_processes
@@ -43,7 +43,7 @@ def command_golden(arguments: argparse.Namespace) -> int:
     for result in results:
         if isinstance(result, str):
             corrupt += 1
-            print(f"stress: {' '.join(result.split())}", file=sys.stderr)
+            print(f"stress: {one_line(result)}", file=sys.stderr)
         elif result.difference is not None:
             failed += 1
             print(describe_difference(result))
@@ -53,7 +53,7 @@ def command_golden(arguments: argparse.Namespace) -> int:
         print(f"{passed} passed, {failed + corrupt} failed")
     if corrupt:
         return EXIT_BAD_INPUT
-    return EXIT_FAILURE if failed else EXIT_SUCCESS
+    return Verdict.of(failed=bool(failed)).exit_status
 
 
 def _replay_or_say_why_not(path: Path) -> CaseResult | str:

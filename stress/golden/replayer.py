@@ -31,12 +31,14 @@ from pagealloc.page_flags import BUDDY, IN_FLIGHT
 from pagealloc.revision import Revision
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
+from stress.errors import quoted
 from stress.golden.cases import CorruptCase, Json
 from stress.golden.state import digest, load_zone, zone_state
 from workers.page_reporting import Batch, DeviceBusy, PageReporting, PageReportingDevice, Scatterlist
 from workers.workqueue import Workqueue
 
 EBUSY = -16
+ZONE_PAGES_MAX = 1 << 24  # 64 GiB: what is recorded is far smaller, and a damaged file may say anything
 WMARKS = {"min": WMARK_MIN, "low": WMARK_LOW, "high": WMARK_HIGH}
 ALLOC_FLAGS = {
     "nofragment": ALLOC_NOFRAGMENT,
@@ -85,7 +87,7 @@ class Replayer:
         """Carry out one operation and return its result; `run_worker` brings digests of its inside along."""
         handler = getattr(self, f"_op_{op['op']}", None)
         if handler is None:
-            raise CorruptCase(f"unknown operation {op['op']!r}")
+            raise CorruptCase(f"unknown operation {quoted(op['op'])}")
         try:
             result: Json = handler(op)
         except _Refused as refused:
@@ -98,6 +100,8 @@ class Replayer:
         layout = Layout(nr_orders=op["max_order"], pageblock_order=op["pageblock_order"])
         self.zones = []
         for spec in op["zones"]:
+            if not 0 < spec["pages"] <= ZONE_PAGES_MAX:
+                raise CorruptCase(f"a zone of {quoted(spec['pages'])} pages, expected 1 .. {ZONE_PAGES_MAX}")
             zone = Zone(
                 spec["name"],
                 spec["start"],

@@ -8,6 +8,7 @@ import json
 from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES
 from pagealloc.page_flags import ALLOCATED, TAIL
 from pagealloc.zone import Zone
+from stress.errors import quoted
 from stress.golden.cases import CorruptCase, Json
 
 
@@ -51,7 +52,7 @@ def load_zone(zone: Zone, state: Json) -> None:
     for name, pfns in state["lists"].items():
         order, migratetype = map(int, name.split("."))
         if not (0 <= order < zone.layout.nr_orders and 0 <= migratetype < MIGRATE_TYPES):
-            raise CorruptCase(f"a list {name!r}")
+            raise CorruptCase(f"a list {quoted(name)}")
         for pfn in pfns:
             index = pfn - zone.base_pfn
             zone.state[index : index + (1 << order)] = bytes([TAIL]) * (1 << order)

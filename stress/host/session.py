@@ -15,7 +15,7 @@ from rich.live import Live
 
 from pagealloc.mmzone import Layout
 from pagealloc.sync import Sync
-from stress.errors import EXIT_FAILURE, EXIT_SUCCESS, BadArgument
+from stress.errors import BadArgument, Verdict
 from stress.host.host import Host
 from stress.host.manners import HostManners, add_manners, manners_of
 from stress.host.view import Watch, lines, picture, print_summary
@@ -168,8 +168,8 @@ class Session:
     def finish(self) -> int:
         """Write the summary, print the verdict, and return the exit status."""
         summary = self.summary
-        summary.verdict = "FAILURE" if summary.violation_count else "SUCCESS"
-        self._trace("run_end", summary.verdict, summary.violation_count)
+        summary.verdict = Verdict.of(failed=bool(summary.violation_count))
+        self._trace("run_end", summary.verdict.value, summary.violation_count)
         summary.notes.append(f"run directory {self._directory.path}")
         try:
             self._directory.finish(summary)
@@ -179,4 +179,4 @@ class Session:
             print(json.dumps(asdict(summary)))
         else:
             print_summary(self._console, summary, self.params.words(), self._more)
-        return EXIT_SUCCESS if summary.verdict == "SUCCESS" else EXIT_FAILURE
+        return summary.verdict.exit_status

@@ -87,5 +87,5 @@ def print_summary(console: Console, summary: Summary, words: str, more: list[tup
         highlight=False,
         markup=False,
         soft_wrap=True,
-        style="bold green" if summary.verdict == "SUCCESS" else "bold red",
+        style=summary.verdict.style,
     )

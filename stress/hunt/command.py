@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.table import Table
 
 from pagealloc.revision import PRESETS
 from pagealloc.sync_real import RealSync
-from stress.errors import BadArgument
+from stress.errors import BadArgument, Verdict, one_line
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
-from stress.pool import worker_processes
+from stress.pool import own_program, worker_processes
 from stress.search.explore import Failure
 from stress.search.jobs import STRATEGIES, Job, run_job, save, tracked
 from stress.search.scenarios import SCENARIOS
+from stress.system.files import check_writable, temporary_folder
+from stress.system.leaving import owed
 
 WORLDS = ("controlled", "real")
 # Enough churn at the reporting order for plain stress to have its chance; small, so that many runs fit.
@@ -128,36 +129,30 @@ def hunt_on_threads(name: str, seconds: float, seed: int) -> Hunt:
     mutant = MUTANTS[name]
     sync = RealSync()
     begin_s = sync.monotonic()
-    command = [
-        sys.executable,
-        "-m",
-        "stress",
-        "run",
-        "--json",
-        "--mutant",
-        name,
-        "--seconds",
-        f"{seconds:.3f}",
-    ]
-    with TemporaryDirectory() as folder:
-        command += [*REAL_WORLD, "--seed", str(seed), "--run-dir", folder]
-        try:
-            ended = subprocess.run(  # noqa: S603 - this very program
-                command, capture_output=True, text=True, timeout=seconds + REAL_PATIENCE_S, check=False
-            )
-            found_by = _real_finding(ended)
-        except subprocess.TimeoutExpired:
-            found_by = f"real threads: no end after {seconds + REAL_PATIENCE_S:.0f} s"
-        in_log = _log_finding(Path(folder))
+    with temporary_folder() as folder:
+        words = ["run", "--json", "--mutant", name, "--seconds", f"{seconds:.3f}", *REAL_WORLD]
+        command, environment = own_program("stress", *words, "--seed", str(seed), "--run-dir", str(folder))
+        with (
+            subprocess.Popen(  # noqa: S603 - this very program
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            ) as process,
+            owed(process.kill),
+        ):
+            try:
+                out, _ = process.communicate(timeout=seconds + REAL_PATIENCE_S)
+                found_by = _real_finding(out, process.returncode)
+            except subprocess.TimeoutExpired:
+                found_by = f"real threads: no end after {seconds + REAL_PATIENCE_S:.0f} s"
+        in_log = _log_finding(folder)
     ran_s = sync.monotonic() - begin_s
     return Hunt(name, mutant.about, mutant.invariant, found_by or in_log, 1, ran_s, 0, 0, None, in_log)
 
 
-def _real_finding(ended: subprocess.CompletedProcess[str]) -> str | None:
+def _real_finding(out: str, status: int) -> str | None:
     try:
-        violations = json.loads(ended.stdout)["violations"]
+        violations = json.loads(out)["violations"]
     except (ValueError, KeyError):
-        return f"real threads: ended without a verdict, exit status {ended.returncode}"
+        return f"real threads: ended without a verdict, exit status {status}"
     return f"real threads: {violations[0]}" if violations else None
 
 
@@ -186,16 +181,20 @@ def command_mutants(arguments: argparse.Namespace) -> int:
         raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
     if not 0 < arguments.seconds < SECONDS_MAX:
         raise BadArgument(f"--seconds: {arguments.seconds}, expected more than 0, less than {SECONDS_MAX:g}")
-    hunts = _hunt_all(arguments, arguments.mutants or list(MUTANTS))
     if arguments.save is not None:
-        for one in hunts:
-            if one.failure is not None:
-                save(arguments.save, one.failure)
+        check_writable("--save", arguments.save / "replay.json")
+    hunts = _hunt_all(arguments, arguments.mutants or list(MUTANTS))
+    verdict = Verdict.of(failed=any(one.found_by is None for one in hunts))
     if arguments.json:
         print(json.dumps(_mutants_json(hunts)))
     else:
-        _print_mutants(hunts)
-    return 1 if any(one.found_by is None for one in hunts) else 0
+        _print_mutants(hunts, verdict)
+    if arguments.save is not None:
+        sys.stdout.flush()
+        kept = [save(arguments.save, one.failure) for one in hunts if one.failure is not None]
+        if not arguments.json:
+            print(f"{len(kept)} replay files in {arguments.save}")
+    return verdict.exit_status
 
 
 def _hunt_all(arguments: argparse.Namespace, names: list[str]) -> list[Hunt]:
@@ -243,39 +242,36 @@ def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
     }
 
 
-def _print_mutants(hunts: list[Hunt]) -> None:
+def _print_mutants(hunts: list[Hunt], verdict: Verdict) -> None:
+    """Print a line for each fault, cut to the terminal's width (--json has all), and the sums."""
     console = Console()
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("mutant", no_wrap=True)
-    table.add_column("what is wrong", ratio=2)
-    table.add_column("found by", ratio=2)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     any_log = any(one.in_log for one in hunts)
-    if any_log:
-        table.add_column("proved by its log", ratio=2)
-    for name in ("executions", "seconds", "switches"):
+    for name, width in (("mutant", None), ("found by", 3), *([("proved by its log", 3)] if any_log else [])):
+        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=width)
+    for name in ("executions", "s", "switches"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("what is wrong", no_wrap=True, overflow="ellipsis", ratio=2)
     for one in hunts:
         table.add_row(
             one.id,
-            one.about,
-            one.found_by or "SURVIVED",
-            *([one.in_log or ""] if any_log else []),
+            one_line(one.found_by or "SURVIVED"),
+            *([one_line(one.in_log or "")] if any_log else []),
             f"{one.executions:,}",
             f"{one.seconds:.1f}",
             f"{one.switches_found} → {one.switches_shrunk}" if one.switches_found else "",
+            one.about,
+            style="" if one.found_by else "bold red",
         )
     console.print(table, highlight=False, markup=False)
-    for name, why in NOT_EXPRESSIBLE.items() if len(hunts) == len(MUTANTS) else ():
-        console.print(f"not expressible: {name}: {why}", highlight=False, markup=False, soft_wrap=True)
+    if len(hunts) == len(MUTANTS):
+        print(f"not expressible, as explore --list says: {', '.join(NOT_EXPRESSIBLE)}")
     ratio = _switches_ratio(hunts)
     if ratio is not None:
-        console.print(
-            f"shrinking: {ratio:.2f} of the switches are left, in the median over the mutants found",
-            highlight=False,
-        )
+        print(f"shrinking: {ratio:.2f} of the switches are left, in the median over the mutants found")
     found = sum(one.found_by is not None for one in hunts)
     console.print(
         f"{found} found, {len(hunts) - found} survived, {len(NOT_EXPRESSIBLE)} not expressible",
-        style="bold green" if found == len(hunts) else "bold red",
+        style=verdict.style,
         highlight=False,
     )

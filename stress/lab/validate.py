@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pagealloc.memory import ZoneSpec
 from pagealloc.revision import PRESETS
-from stress.errors import EXIT_FAILURE, EXIT_SUCCESS
+from stress.errors import Verdict
 from stress.lab.engine import Machine, Setting
 from stress.lab.guest import Guest
 from stress.lab.options import Options
@@ -72,7 +72,7 @@ def command_validate(*, as_json: bool) -> int:
         )
     else:
         show(Console(), figures)
-    return EXIT_FAILURE if failed else EXIT_SUCCESS
+    return Verdict.of(failed=bool(failed)).exit_status
 
 
 def show(console: Console, figures: list[Figure]) -> None:

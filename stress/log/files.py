@@ -19,7 +19,9 @@ def log_files(run: Path) -> list[Path]:
         raise BadLog(
             f"{run}: no such run directory" if not run.exists() else f"{run}: expected a run directory"
         )
-    files = sorted(path for path in run.glob("events*.ndjson*") if path.suffix in (".ndjson", ".gz"))
+    files = sorted(
+        path for path in run.glob("events*.ndjson*") if path.suffix in (".ndjson", ".gz") and path.is_file()
+    )
     # A file that is there in both forms: whoever packs was killed before it was done.
     packed = {path.stem for path in files if path.suffix == ".gz"}
     files = [path for path in files if path.name not in packed]

@@ -17,6 +17,7 @@ import msgspec
 from stress.log.events import EVENTS, SCHEMA_VERSION, LogBegin, LogEnd, Lost, Record, ThreadBegin, ZoneRecord
 from stress.log.files import BadLog, log_files, open_log
 
+LINE_BYTES_MAX = 64 << 20  # no line is longer; what has no line ends is not read to its end
 HEAD_RECORDS = 64  # within which `log_begin` must stand
 
 
@@ -48,11 +49,11 @@ class LogReader:
 
     def records_of(self, lines: BinaryIO) -> Iterator[Record]:
         decode = self._decode
-        for line in lines:
+        for line in iter(lambda: lines.readline(LINE_BYTES_MAX), b""):
             self._line += 1
             try:
                 record: Record = decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise LogDamage(f"{self.where}: no record of the schema ({error})") from error
             yield record
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import json
 import marshal
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from pagealloc.tracepoints import StatLock, Trace, Tracer
 from stress.log.events import SCHEMA_VERSION
 from stress.log.snapshot import begin_zone
 from stress.log.writer import LENGTH, ROTATE_BYTES
+from stress.pool import own_program
 from workers.page_reporting import PageReporting
 
 ROUND_S = 0.05
@@ -57,11 +56,12 @@ class Recorder:
         self._tracer = Tracer(sync, patience_s=PATIENCE_S)
         self.trace: Trace = self._tracer.thread_trace()  # for the harness's own events
         start_ns = sync.monotonic_ns()
+        command, environment = own_program("stress.log.writer", str(folder), str(start_ns), str(rotate_bytes))
         self._writer = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "stress.log.writer", str(folder), str(start_ns), str(rotate_bytes)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=environment,
             start_new_session=True,  # Ctrl-C is for the run: it ends the log
         )
         self._pipe_error: str | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pagealloc.sync_real import RealSync
-from stress.errors import EXIT_FAILURE, EXIT_SUCCESS
+from stress.errors import EXIT_SIGNAL, EXIT_SUCCESS, BadArgument, Verdict
 from stress.run.conductor import StressRun
 from stress.run.directory import RunDirectory, RunDirectoryError, default_path
 from stress.run.footprint import use_one_arena
@@ -19,6 +19,7 @@ from stress.run.params import OPTIONS, RunParams, key_of, option_of, parse_chang
 from stress.run.scenario import load_scenario, shipped, with_reporter_defaults
 from stress.run.summary import Summary
 from stress.run.view import LineView, LiveView, View, print_summary
+from stress.system.leaving import heard_by
 from workers.errors import ReporterError
 from workers.page_reporting import Reporter
 from workers.reporters import load_reporter
@@ -54,7 +55,7 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
 
 
 def command_run(arguments: argparse.Namespace) -> int:
-    """Run, and print how it went; exit status 0 for SUCCESS, 1 for FAILURE."""
+    """Run, and print how it went. A run that was interrupted, and found nothing, has the signal's exit status."""
     if arguments.list:
         return _list_scenarios()
     params = _run_params(arguments)
@@ -62,21 +63,42 @@ def command_run(arguments: argparse.Namespace) -> int:
     reporter = load_reporter(params.reporter, sync, params.reporter_timeout)
     use_one_arena()
     directory = _open_directory(arguments.run_dir, sync, params)
-    try:
-        summary = _watched_run(params, sync, reporter, directory, quiet=arguments.json)
-    except ReporterError:  # it could not start, so there was no run
+    interruption = _Interruption()
+    with heard_by(interruption.hear):
+        try:
+            summary = _watched_run(params, sync, reporter, directory, interruption, quiet=arguments.json)
+        except ReporterError:  # it could not start, so there was no run
+            if directory is not None:
+                directory.give_up()
+            raise
         if directory is not None:
-            directory.give_up()
-        raise
-    if directory is not None:
-        _finish_directory(directory, summary)
-    for stack in summary.stacks:
-        print(stack, file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(asdict(summary)))
-    else:
-        print_summary(Console(), summary, params.words())
-    return EXIT_SUCCESS if summary.verdict == "SUCCESS" else EXIT_FAILURE
+            _finish_directory(directory, summary)
+        for stack in summary.stacks:
+            print(stack, file=sys.stderr)
+        if arguments.json:
+            print(json.dumps(asdict(summary)))
+        else:
+            print_summary(Console(), summary, params.words())
+    if summary.verdict is Verdict.SUCCESS and interruption.signal:
+        return EXIT_SIGNAL + interruption.signal
+    return summary.verdict.exit_status
+
+
+class _Interruption:
+    """The first signal ends the load, and the run still comes to its verdict; a second one ends the program."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.run: StressRun | None = None
+        self.view: View | None = None
+
+    def hear(self, number: int) -> bool:
+        if self.signal or self.run is None or self.view is None:
+            return False
+        self.signal = number
+        self.run.interrupt()
+        self.view.tell("interrupted: the load ends, the verdict follows; a second Ctrl-C leaves at once")
+        return True
 
 
 def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
@@ -115,16 +137,28 @@ def _open_directory(path: Path | None, sync: RealSync, params: RunParams) -> Run
 
 
 def _watched_run(
-    params: RunParams, sync: RealSync, reporter: Reporter, directory: RunDirectory | None, *, quiet: bool
+    params: RunParams,
+    sync: RealSync,
+    reporter: Reporter,
+    directory: RunDirectory | None,
+    interruption: _Interruption,
+    *,
+    quiet: bool,
 ) -> Summary:
     """Run under the view that fits the terminal; with `quiet` nothing is written to stdout."""
     console = Console(stderr=quiet)
-    # What cannot move its cursor gets lines: a pipe, and a dumb terminal.
-    view: View = LiveView(console) if console.is_interactive else LineView(console, params.stat_interval)
     if not quiet:
         console.print(f"stress run: {params.words()}", highlight=False, markup=False, soft_wrap=True)
+    # What cannot move its cursor gets lines: a pipe, and a dumb terminal.
+    view: View = LiveView(console) if console.is_interactive else LineView(console, params.stat_interval)
     try:
         recorder = directory.recorder if directory is not None else None
-        return StressRun(params, sync, reporter, view.show, recorder).run()
+        run = StressRun(params, sync, reporter, view.show, recorder)
+        interruption.run, interruption.view = run, view
+        return run.run()
+    except MemoryError as error:
+        raise BadArgument(
+            "--zones: no memory for the pages' own bookkeeping (17 bytes a page), expected smaller zones"
+        ) from error
     finally:
         view.close()

@@ -121,7 +121,7 @@ class StressRun:
         self._tear_down(alive=alive)
         self._gauge.end()
         self._sum_up()
-        self.rig.trace("run_end", self.summary.verdict, self.summary.violation_count)
+        self.rig.trace("run_end", self.summary.verdict.value, self.summary.violation_count)
 
     def abandon(self) -> None:
         """End all threads of a run that cannot be judged any more; whoever does not end is left behind."""

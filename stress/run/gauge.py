@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stress.errors import Verdict
 from stress.run.crew import Crew
 from stress.run.fairness import Fairness, unfair
 from stress.run.footprint import Footprints, take
@@ -138,7 +139,7 @@ class Gauge:
         violations = self._rig.violations
         summary.violations = violations.texts
         summary.violation_count = violations.count
-        summary.verdict = "FAILURE" if summary.violation_count else "SUCCESS"
+        summary.verdict = Verdict.of(failed=bool(summary.violation_count))
 
     def _sum_up_the_long_view(self) -> None:
         """Sum up whether all threads got their turn, and what the run took from the machine."""

@@ -12,7 +12,7 @@ from pagealloc import gfp
 from pagealloc.memory import ZoneSpec
 from pagealloc.mmzone import PAGE_SHIFT, ZONE_NAMES, Layout
 from pagealloc.revision import PRESETS
-from stress.errors import BadArgument
+from stress.errors import BadArgument, quoted
 from stress.mutants import MUTANTS
 from workers.allocators import Load, Mix, Rhythm
 from workers.page_reporting import CAPACITY_MAX
@@ -21,9 +21,11 @@ from workers.reporters import SHIPPED
 ALLOCATORS_MAX = 1024
 TIME_MAX_S = 1e8  # three years; threads cannot wait for much longer
 ZONE_BYTES_MAX = 1 << 46  # as much as x86-64 can address
-FILL_MAX = 16.0
+NODE_MAX = 1023  # MAX_NUMNODES of x86-64 is 1024
 WEIGHT_MAX = 1_000_000
 INBOX_MAX = 1 << 20
+ROUNDING = 1e-9
+DIGITS_MAX = 18  # of a whole number
 SWITCH_INTERVAL_MIN_S, SWITCH_INTERVAL_MAX_S = 1e-6, 1.0
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(KiB|MiB|GiB|TiB)")
@@ -160,6 +162,10 @@ class RunParams:
         for name in ("fail_rate", "delay_rate", "lose_rate", "towards", "handover"):
             rate: float = getattr(self, name)
             _expect(option_of(name), rate, 0 <= rate <= 1, "a probability, 0 .. 1")
+        rates = (self.fail_rate, self.delay_rate, self.lose_rate)
+        shown = " + ".join(f"{rate:g}" for rate in rates)
+        names = "--fail-rate + --delay-rate + --lose-rate"
+        _expect(names, shown, sum(rates) <= 1 + ROUNDING, "shares of all batches, 1 together at most")
         for name in (
             "delay", "release_interval", "register_interval", "stutter", "long_hold", "onoff_interval",
         ):  # fmt: skip
@@ -176,10 +182,12 @@ class RunParams:
         off_or_on = low == high == 0 or SWITCH_INTERVAL_MIN_S <= low <= high <= SWITCH_INTERVAL_MAX_S
         expected = f"S or S..T within {SWITCH_INTERVAL_MIN_S:g} .. {SWITCH_INTERVAL_MAX_S:g}, or 0"
         _expect("--switch-interval", f"{low}..{high}", off_or_on, expected)
-        _expect("--fill", self.fill, 0 < self.fill <= FILL_MAX, f"more than 0, {FILL_MAX:g} at most")
+        _expect("--fill", self.fill, 0 < self.fill <= 1, "more than 0, 1 at most")
         _expect("--inbox-max", self.inbox_max, 0 <= self.inbox_max <= INBOX_MAX, f"0 .. {INBOX_MAX}")
-        at_least = 1 <= self.allocators_min <= ALLOCATORS_MAX
-        _expect("--allocators-min", self.allocators_min, at_least, f"1 .. {ALLOCATORS_MAX}")
+        at_least = 1 <= self.allocators_min <= self.allocators
+        _expect(
+            "--allocators-min", self.allocators_min, at_least, f"1 .. --allocators, here {self.allocators}"
+        )
 
     def load(self, nr_pages: int) -> Load:
         """Return what the allocators of a memory of `nr_pages` are to do. Raises BadArgument."""
@@ -265,7 +273,7 @@ def parse_changes(words: Mapping[str, str]) -> dict[str, Any]:
         try:
             values[name] = parse_value(name, text)
         except ValueError as error:
-            raise BadArgument(f"{option_of(name)}: {text!r}, expected {error}") from error
+            raise BadArgument(f"{option_of(name)}: {quoted(text)}, expected {error}") from error
     return values
 
 
@@ -274,7 +282,8 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no size with a unit, such as 64MiB")
-    return int(float(match[1]) * _UNIT_BYTES[match[2]])
+    nr_bytes = float(match[1]) * _UNIT_BYTES[match[2]]
+    return int(min(nr_bytes, 2 * ZONE_BYTES_MAX))  # more is too much in any case, and may be infinite
 
 
 def parse_range(text: str) -> Range:
@@ -286,6 +295,10 @@ def parse_range(text: str) -> Range:
         raise ValueError("seconds S, or a range S..T") from error
 
 
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= DIGITS_MAX
+
+
 def _parse_rhythm(word: str) -> Rhythm:
     expected = "FILL:SECONDS or FILL:SECONDS:idle, such as 0.9:0.5"
     fill_text, seconds_text, idle = [*word.strip().split(":"), "", ""][:3]
@@ -294,9 +307,9 @@ def _parse_rhythm(word: str) -> Rhythm:
     try:
         fill, seconds = float(fill_text), float(seconds_text)
     except ValueError as error:
-        raise BadArgument(f"--rhythm: {word!r}, expected {expected}") from error
-    in_range = 0 <= fill <= FILL_MAX and 0 < seconds <= TIME_MAX_S
-    _expect("--rhythm", word, in_range, f"a fill of 0 .. {FILL_MAX:g}, and more than 0 seconds")
+        raise BadArgument(f"--rhythm: {quoted(word)}, expected {expected}") from error
+    in_range = 0 <= fill <= 1 and 0 < seconds <= TIME_MAX_S
+    _expect("--rhythm", word, in_range, "a fill of 0 .. 1, and more than 0 seconds")
     return Rhythm(fill, seconds, idle=bool(idle))
 
 
@@ -304,7 +317,7 @@ def _parse_orders(word: str) -> tuple[tuple[int, int], int]:
     top_order = Layout().top_order
     orders, weight = _parse_weight("--alloc-orders", word, "K=WEIGHT or K-K=WEIGHT, such as 0-3=75")
     lowest_text, dash, highest_text = orders.partition("-")
-    digits = lowest_text.isdecimal() and (not dash or highest_text.isdecimal())
+    digits = _is_number(lowest_text) and (not dash or _is_number(highest_text))
     _expect("--alloc-orders", word, digits, "K=WEIGHT or K-K=WEIGHT, such as 0-3=75")
     lowest, highest = int(lowest_text), int(highest_text if dash else lowest_text)
     _expect("--alloc-orders", word, lowest <= highest <= top_order, f"rising orders of 0 .. {top_order}")
@@ -332,7 +345,7 @@ FLAGS = sorted(
 
 def _parse_weight(name: str, word: str, expected: str) -> tuple[str, int]:
     thing, equals, weight = word.strip().rpartition("=")
-    _expect(name, word, bool(equals) and weight.isdecimal(), expected)
+    _expect(name, word, bool(equals) and _is_number(weight), expected)
     _expect(name, word, 1 <= int(weight) <= WEIGHT_MAX, f"a weight of 1 .. {WEIGHT_MAX}")
     return thing, int(weight)
 
@@ -343,10 +356,12 @@ def _parse_zone(word: str) -> ZoneSpec:
     expected = f"[NODE:]NAME=SIZE with NAME one of {', '.join(ZONE_NAMES)}, such as Normal=192MiB"
     _expect("--zones", word, bool(equals) and zone_name in ZONE_NAMES, expected)
     _expect("--zones", word, not colon or node.isdecimal(), expected)
+    known_node = not colon or (_is_number(node) and int(node) <= NODE_MAX)
+    _expect("--zones", word, known_node, f"a node of 0 .. {NODE_MAX}")
     try:
         nr_bytes = parse_size(size)
     except ValueError as error:
-        raise BadArgument(f"--zones: {word!r}: {error}") from error
+        raise BadArgument(f"--zones: {quoted(word)}: {error}") from error
     page = 1 << PAGE_SHIFT
     whole = page <= nr_bytes <= ZONE_BYTES_MAX and nr_bytes % page == 0
     _expect(
@@ -357,4 +372,4 @@ def _parse_zone(word: str) -> ZoneSpec:
 
 def _expect(name: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
-        raise BadArgument(f"{name}: {value!r}, expected {expected}")
+        raise BadArgument(f"{name}: {quoted(value)}, expected {expected}")

@@ -31,8 +31,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from stress.errors import BadArgument
-from stress.run.params import MANNERS, OPTIONS, Phase, RunParams, key_of, option_of, parse_value
+from stress.errors import BadArgument, quoted
+from stress.run.params import (
+    ALLOCATORS_MAX,
+    MANNERS,
+    OPTIONS,
+    Phase,
+    RunParams,
+    key_of,
+    option_of,
+    parse_value,
+)
+from stress.system.files import read_text
 from workers.reporters import DEFAULT_SLEEP_S
 
 SUFFIX = ".toml"
@@ -52,13 +62,18 @@ class Scenario:
     def params(self, chosen: Mapping[str, Any]) -> RunParams:
         """Return the parameters of a run, with what the command line chose above all. Raises BadArgument."""
         phases = tuple(
-            Phase(
-                phase.name, phase.share, {name: v for name, v in phase.changes.items() if name not in chosen}
-            )
-            for phase in self.phases
+            Phase(phase.name, phase.share, _beside(chosen, phase.changes)) for phase in self.phases
         )
-        values = with_reporter_defaults({**self.values, **chosen})
+        values = with_reporter_defaults({**_beside(chosen, self.values), **chosen})
         return RunParams(**values, scenario=self.name, phases=phases)
+
+
+def _beside(chosen: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a scenario says and the command line does not; of fewer threads no more can stay."""
+    left = {name: value for name, value in values.items() if name not in chosen}
+    if "allocators" in chosen and "allocators_min" in left:
+        left["allocators_min"] = min(left["allocators_min"], max(1, chosen["allocators"]))
+    return left
 
 
 def with_reporter_defaults(values: dict[str, Any]) -> dict[str, Any]:
@@ -86,18 +101,16 @@ def _read(name: str, *, nested: bool) -> Scenario:
         text = (resources.files("stress.run") / "scenarios" / f"{name}{SUFFIX}").read_text(encoding="utf-8")
     elif name.endswith(SUFFIX):
         try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadArgument(
-                f"{name}: expected a scenario's file in TOML: {getattr(error, 'strerror', error)}"
-            ) from error
+            text = read_text(Path(name))
+        except ValueError as error:
+            raise BadArgument(f"{name}: expected a scenario's file in TOML: {error}") from error
     else:
         raise BadArgument(
-            f"scenario {name!r}, expected one of {', '.join(shipped())}, or a file that ends in {SUFFIX}"
+            f"scenario {quoted(name)}, expected one of {', '.join(shipped())}, or a file that ends in {SUFFIX}"
         )
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond Python's limits
         raise BadArgument(f"{name}: expected TOML: {error}") from error
     return _Reader(name).scenario(table, nested=nested)
 
@@ -164,7 +177,7 @@ class _Reader:
         for key, value in table.items():
             name = NAMES_BY_KEY.get(key)
             if name is None or name not in known:
-                raise BadArgument(f"{self._file}: {where}{key}: {value!r}, expected {expected}")
+                raise BadArgument(f"{self._file}: {where}{key}: {quoted(value)}, expected {expected}")
             values[name] = self._value(name, value, f"{where}{key}")
         return values
 
@@ -182,12 +195,13 @@ class _Reader:
         try:
             return parse_value(name, str(value))
         except ValueError as error:
-            raise BadArgument(f"{self._file}: {where}: {value!r}, expected {error}") from error
+            raise BadArgument(f"{self._file}: {where}: {quoted(value)}, expected {error}") from error
 
     def _check(self, values: dict[str, Any], where: str) -> None:
         """Let the parameters check themselves; the complaint then names this file's key, not an option."""
         try:
-            RunParams(**values)
+            # A phase says nothing of the machine; it is held against the file's when the run is made.
+            RunParams(**({"allocators": ALLOCATORS_MAX} if where else {}) | values)
         except BadArgument as error:
             option, _, rest = str(error).partition(": ")
             keys = {option_of(name): key_of(name) for name in OPTIONS}
@@ -195,4 +209,4 @@ class _Reader:
 
     def _expect(self, key: str, value: object, holds: bool, expected: str) -> None:
         if not holds:
-            raise BadArgument(f"{self._file}: {key}: {value!r}, expected {expected}")
+            raise BadArgument(f"{self._file}: {key}: {quoted(value)}, expected {expected}")

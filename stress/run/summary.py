@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stress.errors import Verdict
+
 
 @dataclass(slots=True)
 class Summary:
     """How a run ended."""
 
-    verdict: str = "FAILURE"
+    verdict: Verdict = Verdict.FAILURE
     violations: list[str] = field(default_factory=list)
     violation_count: int = 0
     seconds: float = 0.0

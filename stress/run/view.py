@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Protocol, cast
 
@@ -40,6 +41,10 @@ class View(Protocol):
     """Somebody who watches a run."""
 
     def show(self, status: Status) -> None: ...
+
+    def tell(self, text: str) -> None:
+        """Show a line, from a signal handler."""
+
     def close(self) -> None: ...
 
 
@@ -73,6 +78,9 @@ class LineView:
             soft_wrap=True,
         )
 
+    def tell(self, text: str) -> None:
+        os.write(2, f"stress: {text}\n".encode())  # the console may be in the middle of a line
+
     def close(self) -> None:
         pass
 
@@ -84,9 +92,14 @@ class LiveView:
         self._live = Live(console=console, refresh_per_second=8, transient=True)
         self._live.start()
         self._console = console
+        self._told = ""
 
     def show(self, status: Status) -> None:
-        self._live.update(picture(status, self._console.width))
+        told = [Text(self._told, style="yellow")] if self._told else []
+        self._live.update(Group(picture(status, self._console.width), *told))
+
+    def tell(self, text: str) -> None:
+        self._told = text
 
     def close(self) -> None:
         self._live.stop()
@@ -191,7 +204,7 @@ def print_summary(console: Console, summary: Summary, words: str) -> None:
         highlight=False,
         markup=False,
         soft_wrap=True,
-        style="bold green" if summary.verdict == "SUCCESS" else "bold red",
+        style=summary.verdict.style,
     )
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pagealloc.revision import PRESETS
 from stress.controlled.world import Violation
-from stress.errors import BadArgument
+from stress.errors import BadArgument, Verdict, one_line
 from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.search import replay
@@ -22,6 +22,7 @@ from stress.search.explore import Failure, Result
 from stress.search.jobs import STRATEGIES, Job, run_jobs, save
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import tell
+from stress.system.files import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,25 +50,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def command_explore(arguments: argparse.Namespace) -> int:
-    """Search; exit status 1 when an execution broke an invariant."""
+    """Search; FAILURE when an execution broke an invariant. The failure is told first, and kept then."""
     if arguments.list:
         return _list(as_json=arguments.json)
     jobs = _explore_jobs(arguments)
+    if arguments.save is not None:
+        check_writable("--save", arguments.save / "replay.json")
     results = list(run_jobs(jobs, arguments.jobs, quiet=arguments.json))
     failed = next((result for result in results if result.failure is not None), None)
-    replay_file = None
-    if failed is not None and failed.failure is not None:
-        try:
-            replay_file = save(arguments.save or Path(), failed.failure)
-        except BadArgument as error:
-            if arguments.save is not None:
-                raise
-            print(f"stress: no replay file is kept: {error}", file=sys.stderr)  # the story is worth more
+    if not arguments.json:
+        _print_explore(jobs, results, failed)
+    replay_file = _keep(arguments, failed.failure) if failed is not None else None
+    verdict = Verdict.of(failed=failed is not None)
     if arguments.json:
         print(json.dumps(_explore_json(results, failed, replay_file)))
     else:
-        _print_explore(jobs, results, failed, replay_file)
-    return 1 if failed is not None else 0
+        _print_verdict(results, verdict)
+    return verdict.exit_status
+
+
+def _keep(arguments: argparse.Namespace, failure: Failure | None) -> Path | None:
+    """Write the replay file, and say with what it is executed again; what the disk refuses is no reason to say less."""
+    if failure is None:
+        return None
+    try:
+        path = save(arguments.save or Path(), failure)
+    except BadArgument as error:
+        print(f"stress: no replay file is kept: {one_line(str(error))}", file=sys.stderr)
+        return None
+    if not arguments.json:
+        print(f"again with\n    python -m stress replay {path}", flush=True)
+    return path
 
 
 def _explore_jobs(arguments: argparse.Namespace) -> list[Job]:
@@ -115,7 +128,7 @@ def _explore_json(
     seconds = sum(result.seconds for result in results)
     executions = sum(result.executions for result in results)
     return {
-        "verdict": "FAILURE" if failed else "SUCCESS",
+        "verdict": Verdict.of(failed=failed is not None),
         "executions": executions,
         "distinct": _distinct(results),
         "complete": all(result.complete for result in results),
@@ -137,9 +150,7 @@ def _explore_json(
     }
 
 
-def _print_explore(
-    jobs: list[Job], results: list[Result], failed: Result | None, replay_file: Path | None
-) -> None:
+def _print_explore(jobs: list[Job], results: list[Result], failed: Result | None) -> None:
     console = Console()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     several_presets = len({job.preset for job in jobs}) > 1
@@ -151,7 +162,7 @@ def _print_explore(
     for job, result in zip(jobs, results, strict=False):
         rate = result.executions / result.seconds if result.seconds else 0.0
         found = [f"{figure:,}" for figure in (result.executions, result.distinct, result.steps)]
-        verdict = "FAILURE" if result.failure else ("complete" if result.complete else "SUCCESS")
+        verdict = "complete" if result.complete else Verdict.of(failed=result.failure is not None)
         preset = [job.preset] if several_presets else []
         table.add_row(job.scenario, *preset, *found, f"{rate:,.0f}", verdict)
     console.print(table, highlight=False)
@@ -161,19 +172,21 @@ def _print_explore(
         _tell(console, failed.failure)
         console.print(
             f"\nfound by {failed.found_by} after {failed.executions} executions; shrunk from {failed.first_switches} "
-            f"to {failed.failure.switches} switches; again with\n    python -m stress replay {replay_file}",
+            f"to {failed.failure.switches} switches",
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
+
+
+def _print_verdict(results: list[Result], verdict: Verdict) -> None:
     executions = sum(result.executions for result in results)
     seconds = sum(result.seconds for result in results)
-    verdict = "FAILURE" if failed else "SUCCESS"
     complete = ", complete" if all(result.complete for result in results) else ""
-    console.print(
+    Console().print(
         f"{verdict} {executions:,} executions{complete}, {_distinct(results):,} distinct, "
         f"{executions / seconds if seconds else 0:,.0f} per second and process",
-        style="bold red" if failed else "bold green",
+        style=verdict.style,
         highlight=False,
         soft_wrap=True,
     )

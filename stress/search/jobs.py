@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import track
 
 from stress.controlled.strategy import make_strategy
-from stress.errors import BadArgument
 from stress.pool import worker_processes
 from stress.search import replay
 from stress.search.explore import Failure, Result, explore, program
@@ -71,8 +70,5 @@ def save(folder: Path, failure: Failure) -> Path:
     """Keep a failure in a replay file. Raises BadArgument when it cannot be written."""
     mutant = f"-{failure.mutant}" if failure.mutant else ""
     path = folder / REPLAY_FILE.format(scenario=failure.scenario, preset=failure.preset, mutant=mutant)
-    try:
-        replay.save(path, failure)
-    except OSError as error:
-        raise BadArgument(f"--save: {path}: {error.strerror}") from error
+    replay.save(path, failure)
     return path

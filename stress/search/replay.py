@@ -14,13 +14,24 @@ from pathlib import Path
 from pagealloc.revision import PRESETS
 from stress.controlled.strategy import Replay
 from stress.controlled.world import ScheduleError, World
-from stress.errors import BadArgument
+from stress.errors import BadArgument, quoted
 from stress.mutants import MUTANTS, planted
 from stress.search.explore import Failure, Program, program
 from stress.search.scenarios import SCENARIOS
+from stress.system.files import read_text, write_whole
 
 FORMAT = "pagealloc-replay"
 FORMAT_VERSION = 1
+FIELDS: dict[str, tuple[type, ...]] = {
+    "fingerprint": (str,),
+    "scenario": (str,),
+    "preset": (str,),
+    "mutant": (str, type(None)),
+    "invariant": (str,),
+    "text": (str,),
+    "schedule": (list,),
+    "switches": (int,),
+}
 
 
 class ReplayError(BadArgument):
@@ -38,9 +49,10 @@ def fingerprint() -> str:
 
 
 def save(path: Path, failure: Failure) -> None:
-    """Write a failure to a replay file."""
+    """Write a failure to a replay file. Raises BadArgument when it cannot be written."""
     content = {"format": FORMAT, "version": FORMAT_VERSION, "fingerprint": fingerprint(), **asdict(failure)}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1) + "\n"
+    write_whole("--save", path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def load(path: Path, *, any_code: bool = False, known_scenario: bool = True) -> Failure:
@@ -49,31 +61,34 @@ def load(path: Path, *, any_code: bool = False, known_scenario: bool = True) -> 
     Without `known_scenario` it may be of a program that only its owner knows, a test.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond Python's limits
         raise ReplayError(f"{path}: no readable JSON file ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ReplayError(f"{path}: no replay file (its format is not {FORMAT!r})")
     if content.get("version") != FORMAT_VERSION:
-        raise ReplayError(f"{path}: version {content.get('version')}, expected {FORMAT_VERSION}")
-    try:
-        failure = Failure(**{name: content[name] for name in Failure.__dataclass_fields__})
-        recorded = content["fingerprint"]
-    except KeyError as error:
-        raise ReplayError(f"{path}: the field {error} is missing") from error
-    schedule = failure.schedule
-    if not isinstance(schedule, list) or not all(type(entry) is int and entry >= 0 for entry in schedule):
+        raise ReplayError(f"{path}: version {quoted(content.get('version'))}, expected {FORMAT_VERSION}")
+    for name, kinds in FIELDS.items():
+        if name not in content:
+            raise ReplayError(f"{path}: the field {name!r} is missing")
+        if type(content[name]) not in kinds:
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ReplayError(f"{path}: {name} is {quoted(content[name])}, expected {expected}")
+    failure = Failure(**{name: content[name] for name in Failure.__dataclass_fields__})
+    recorded = content["fingerprint"]
+    if not all(type(entry) is int and entry >= 0 for entry in failure.schedule):
         raise ReplayError(f"{path}: the schedule is no list of numbers, 0 or more each")
-    for what, name, known in (
+    for what, value, known in (
         ("scenario", failure.scenario if known_scenario else None, SCENARIOS),
         ("preset", failure.preset, PRESETS),
         ("mutant", failure.mutant, MUTANTS),
     ):
-        if name is not None and name not in list(known):
-            raise ReplayError(f"{path}: {what} {name!r} is not known here")
+        if value is not None and value not in known:
+            raise ReplayError(f"{path}: {what} {quoted(value)} is not known here")
     if recorded != fingerprint() and not any_code:
         raise ReplayError(
-            f"{path}: recorded with other code ({recorded}, this is {fingerprint()}); --any-code tries anyway"
+            f"{path}: recorded with other code ({quoted(recorded, str)}, this is {fingerprint()}); --any-code tries "
+            "anyway"
         )
     return failure
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from stress.controlled.world import Violation
-from stress.errors import BadArgument
+from stress.errors import Verdict
 from stress.search import replay
 from stress.search.story import tell, write_perfetto
+from stress.system.files import check_writable, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,26 +28,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def command_replay(arguments: argparse.Namespace) -> int:
-    """Execute a failure again; exit status 1 when it fails again."""
+    """Execute a failure again; SUCCESS, and so exit status 0, when exactly that failure is there again."""
     failure = replay.load(arguments.file, any_code=arguments.any_code)
+    if arguments.perfetto is not None:
+        check_writable("--perfetto", arguments.perfetto)
     world = replay.execute(failure)
     again = world.failure if isinstance(world.failure, Violation) else None
     identical = again is not None and (again.invariant, again.text) == (failure.invariant, failure.text)
-    if arguments.perfetto is not None:
-        try:
-            write_perfetto(arguments.perfetto, world)
-        except OSError as error:
-            raise BadArgument(f"--perfetto: {arguments.perfetto}: {error.strerror}") from error
     if arguments.json:
         violation = None if again is None else {"invariant": again.invariant, "text": again.text}
         print(json.dumps({"identical": identical, "violation": violation, "schedule": world.schedule}))
-        return 1 if again else 0
-    console = Console()
-    if again is not None:
+    elif again is not None:
         planted_fault = f", {failure.mutant} planted" if failure.mutant else ""
-        tell(console, world, f"scenario {failure.scenario}, preset {failure.preset}{planted_fault}")
-    verdict = (
-        "reproduced, identical" if identical else ("another violation" if again else "no violation any more")
-    )
-    console.print(f"\n{verdict}", style="bold", highlight=False)
-    return 1 if again else 0
+        tell(Console(), world, f"scenario {failure.scenario}, preset {failure.preset}{planted_fault}")
+    if arguments.perfetto is not None:
+        sys.stdout.flush()
+        write_whole("--perfetto", arguments.perfetto, lambda draft: write_perfetto(draft, world))
+    if not arguments.json:
+        if arguments.perfetto is not None:
+            print(f"trace {arguments.perfetto}, for ui.perfetto.dev")
+        other = "another violation" if again is not None else "no violation any more"
+        Console().print(f"\n{'reproduced, identical' if identical else other}", style="bold", highlight=False)
+    return Verdict.of(failed=not identical).exit_status

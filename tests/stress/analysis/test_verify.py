@@ -21,7 +21,7 @@ import pytest
 
 pytest.importorskip("msgspec", reason="reading logs needs msgspec (the extra 'analysis')")
 
-from stress.analysis.verify import Verdict, verify
+from stress.analysis.verify import Judgement, verify
 from stress.cli import main
 from stress.log.events import EVENTS, SCHEMA_VERSION, field_names
 from stress.log.writer import LENGTH, LogFiles, LogWriter, serve
@@ -56,10 +56,10 @@ def good_lines(good_run: Path) -> Lines:
 
 
 @pytest.fixture
-def judged(tmp_path: Path) -> Callable[[Lines], Verdict]:
+def judged(tmp_path: Path) -> Callable[[Lines], Judgement]:
     """Verify a log of these records."""
 
-    def judge(lines: Lines) -> Verdict:
+    def judge(lines: Lines) -> Judgement:
         text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
         (tmp_path / "events.ndjson").write_text(text, encoding="utf-8")
         return verify(tmp_path)
@@ -109,7 +109,7 @@ def tampered(lines: Lines, rng: random.Random) -> tuple[Lines, str, str, str]:
 # PAGEALLOC_TAMPERINGS=200 takes two minutes more.
 @pytest.mark.parametrize("seed", range(int(os.environ.get("PAGEALLOC_TAMPERINGS", "24"))))
 def test_a_tampered_log_is_found_out_unless_only_figures_changed(
-    good_lines: Lines, judged: Callable[[Lines], Verdict], seed: int
+    good_lines: Lines, judged: Callable[[Lines], Judgement], seed: int
 ) -> None:
     lines, kind, event, field = tampered(good_lines, random.Random(seed))
     verdict = judged(lines).verdict
@@ -122,7 +122,7 @@ def test_a_tampered_log_is_found_out_unless_only_figures_changed(
 @pytest.mark.parametrize("event", ["mm_page_alloc", "mm_page_free_zone_locked", "page_reporting_putback"])
 @pytest.mark.parametrize("how", ["deleted", "doubled"])
 def test_one_record_too_few_or_too_many_is_named(
-    good_lines: Lines, judged: Callable[[Lines], Verdict], event: str, how: str
+    good_lines: Lines, judged: Callable[[Lines], Judgement], event: str, how: str
 ) -> None:
     at = next(at for at, line in enumerate(good_lines) if line["event"] == event and at > 500)
     lines = (
@@ -137,7 +137,7 @@ def test_one_record_too_few_or_too_many_is_named(
 
 
 def test_a_log_without_its_end_cannot_be_decided(
-    good_lines: Lines, judged: Callable[[Lines], Verdict]
+    good_lines: Lines, judged: Callable[[Lines], Judgement]
 ) -> None:
     verdict = judged(good_lines[:-1])
     assert verdict.verdict == "CANNOT DECIDE"
@@ -145,7 +145,7 @@ def test_a_log_without_its_end_cannot_be_decided(
 
 
 def test_lost_records_are_a_verdict_of_their_own(
-    good_lines: Lines, judged: Callable[[Lines], Verdict]
+    good_lines: Lines, judged: Callable[[Lines], Judgement]
 ) -> None:
     at = next(at for at, line in enumerate(good_lines) if line["event"] == "mm_page_alloc" and at > 500)
     lost = {**{name: good_lines[at][name] for name in ("t", "thread", "n")}, "event": "lost", "count": 1}
@@ -155,7 +155,10 @@ def test_lost_records_are_a_verdict_of_their_own(
 
 
 def test_a_broken_invariant_is_proved_by_its_record(
-    good_lines: Lines, judged: Callable[[Lines], Verdict], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    good_lines: Lines,
+    judged: Callable[[Lines], Judgement],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     at = next(at for at, line in enumerate(good_lines) if line["event"] == "page_reporting_report_end")
     lines = [*good_lines[:at], {**good_lines[at], "error": "lost"}, *good_lines[at + 1 :]]
@@ -314,7 +317,7 @@ def test_a_file_that_was_being_packed_is_read_once(good_run: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("without", ["rest", "page_reporting_register"])
 def test_a_log_that_lacks_its_corner_stones_is_no_success(
-    without: str, good_lines: Lines, judged: Callable[[Lines], Verdict]
+    without: str, good_lines: Lines, judged: Callable[[Lines], Judgement]
 ) -> None:
     gone = next(line for line in good_lines if line["event"] == without)
     lines = []

@@ -112,9 +112,12 @@ def test_every_mutant_is_a_good_word(mutant: str) -> None:
         ),
         ("register_interval", -1.0, "--register-interval: -1.0, expected 0 .. 1e+08 seconds"),
         ("onoff_interval", math.inf, "--onoff-interval: inf, expected 0 .. 1e+08 seconds"),
-        ("allocators_min", 0, "--allocators-min: 0, expected 1 .. 1024"),
+        ("allocators_min", 0, "--allocators-min: 0, expected 1 .. --allocators, here 4"),
+        ("allocators_min", 5, "--allocators-min: 5, expected 1 .. --allocators, here 4"),
         ("inbox_max", -1, "--inbox-max: -1, expected 0 .. 1048576"),
-        ("fill", 0.0, "--fill: 0.0, expected more than 0, 16 at most"),
+        ("fill", 0.0, "--fill: 0.0, expected more than 0, 1 at most"),
+        ("fill", 1.1, "--fill: 1.1, expected more than 0, 1 at most"),
+        ("rhythm", "1.5:1", "--rhythm: '1.5:1', expected a fill of 0 .. 1"),
         ("towards", 1.1, "--towards: 1.1, expected a probability, 0 .. 1"),
         ("handover", math.nan, "--handover: nan, expected a probability, 0 .. 1"),
         ("rhythm", "", "--rhythm: '', expected FILL:SECONDS or FILL:SECONDS:idle"),
@@ -122,8 +125,8 @@ def test_every_mutant_is_a_good_word(mutant: str) -> None:
         ("rhythm", "1:1:rest", "--rhythm: '1:1:rest', expected FILL:SECONDS or FILL:SECONDS:idle"),
         ("rhythm", "1:1:", "--rhythm: '1:1:', expected FILL:SECONDS or FILL:SECONDS:idle"),
         ("rhythm", "full:1", "--rhythm: 'full:1', expected FILL:SECONDS"),
-        ("rhythm", "1:0", "--rhythm: '1:0', expected a fill of 0 .. 16, and more than 0 seconds"),
-        ("rhythm", "nan:1", "--rhythm: 'nan:1', expected a fill of 0 .. 16"),
+        ("rhythm", "1:0", "--rhythm: '1:0', expected a fill of 0 .. 1, and more than 0 seconds"),
+        ("rhythm", "nan:1", "--rhythm: 'nan:1', expected a fill of 0 .. 1"),
         ("alloc_orders", "0-3", "--alloc-orders: '0-3', expected K=WEIGHT or K-K=WEIGHT"),
         ("alloc_orders", "0-11=1", "--alloc-orders: '0-11=1', expected rising orders of 0 .. 10"),
         ("alloc_orders", "3-1=1", "--alloc-orders: '3-1=1', expected rising orders"),
@@ -138,6 +141,11 @@ def test_every_mutant_is_a_good_word(mutant: str) -> None:
         ("zones", "Normal=64MiB,", "--zones: '', expected"),
         ("zones", "Nomal=64MiB", "--zones: 'Nomal=64MiB', expected [NODE:]NAME=SIZE with NAME one of DMA"),
         ("zones", "x:Normal=64MiB", "--zones: 'x:Normal=64MiB', expected"),
+        ("zones", "99999999999999:Normal=64MiB", "expected a node of 0 .. 1023"),
+        ("zones", "1024:Normal=64MiB", "expected a node of 0 .. 1023"),
+        ("zones", f"Normal={'9' * 5000}MiB", "64 TiB at most"),
+        ("gfp", f"KERNEL={'9' * 5000}", "expected FLAG=WEIGHT"),
+        ("alloc_orders", f"{'9' * 5000}=1", "expected K=WEIGHT"),
         ("zones", "Normal=64", "--zones: 'Normal=64': '64' is no size with a unit"),
         ("zones", "Normal=5KiB", "expected a size of whole pages of 4096 bytes"),
         ("zones", "Normal=0MiB", "expected a size of whole pages"),
@@ -151,6 +159,25 @@ def test_a_bad_parameter_names_itself_its_value_and_what_is_expected(
     with pytest.raises(BadArgument) as error:
         RunParams(**bad)  # type: ignore[arg-type]
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        {"fail_rate": 0.6, "lose_rate": 0.6},
+        {"fail_rate": 0.6, "delay_rate": 0.6},
+        {"delay_rate": 1.0, "lose_rate": 0.1},
+    ],
+)
+def test_rates_that_add_up_to_more_than_all_batches_are_refused(rates: dict[str, float]) -> None:
+    with pytest.raises(
+        BadArgument, match=r"--fail-rate [+] --delay-rate [+] --lose-rate: .* 1 together at most"
+    ):
+        RunParams(**rates)  # type: ignore[arg-type]
+
+
+def test_rates_of_all_batches_together_are_fine_in_spite_of_rounding() -> None:
+    RunParams(fail_rate=0.7, delay_rate=0.2, lose_rate=0.1)
 
 
 @pytest.mark.parametrize("name", ["delay", "reporter_sleep_s"])

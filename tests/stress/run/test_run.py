@@ -57,6 +57,7 @@ KEYS = {
 }
 MIB = 1 << 20
 
+Start = Callable[..., subprocess.Popen[str]]
 Run = Callable[..., Summary]
 
 
@@ -473,43 +474,35 @@ def test_a_disk_too_full_for_the_summary_still_leaves_the_verdict(
 # -- Ctrl-C --------------------------------------------------------------------------------------------------
 
 
-def test_control_c_ends_the_load_and_the_run_still_ends_with_a_verdict(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stress", *arguments(tmp_path / "run", seconds=600)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            for line in process.stdout:
-                if " load " in line:
-                    break
-            process.send_signal(signal.SIGINT)
-            out = process.stdout.read()
-            err = process.stderr.read()
-            status = process.wait(60)
-        finally:
-            process.kill()
-    assert (status, err) == (0, "")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_who_interrupts_a_run_gets_its_verdict_and_the_status_of_the_signal(
+    tmp_path: Path, start_stress: Start, number: signal.Signals, status: int
+) -> None:
+    process = start_stress(*arguments(tmp_path / "run", seconds=600))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if " load " in line:
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (
+        status,
+        "stress: interrupted: the load ends, the verdict follows; a second Ctrl-C leaves at once\n",
+    )
     assert out.splitlines()[-1].startswith("SUCCESS interrupted after ")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert summary["interrupted"] is True
     assert summary["seconds"] < 60
 
 
-def test_a_reader_that_hangs_up_is_no_reason_for_a_traceback(tmp_path: Path) -> None:
+def test_a_run_whose_reader_hangs_up_ends_as_sigpipe_would(tmp_path: Path, start_stress: Start) -> None:
     """`stress run | head -1`: whoever reads the lines goes away."""
-    command = [sys.executable, "-m", "stress", *arguments(tmp_path / "run", seconds=1.5)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        err = process.stderr.read()
-        process.wait(60)
-    assert "Traceback" not in err
+    process = start_stress(*arguments(tmp_path / "run", seconds=1.5))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == ("", 141)
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_a_file_is_a_run_with_phases_that_change_its_manners(tmp_path: Path) -> 
         name = "storm"
         share = 2
         scenario = "reporter-failing"
-        fail_rate = 1
+        fail_rate = 0.9
         """,
     )
     params = load_scenario(name).params({})
@@ -83,7 +83,7 @@ def test_a_file_is_a_run_with_phases_that_change_its_manners(tmp_path: Path) -> 
     assert params.during(calm).handover == RunParams().handover
     assert params.during(handover).handover == 0.9
     assert params.during(handover).zones == "Normal=64MiB", "the machine stays"
-    assert (params.during(storm).fail_rate, params.during(storm).delay_rate) == (1.0, 0.05)
+    assert (params.during(storm).fail_rate, params.during(storm).delay_rate) == (0.9, 0.05)
     assert "phases=calm,handover,storm" in params.words().split()
 
 
@@ -144,6 +144,9 @@ BAD_FILES = {
     "a phase from nowhere": ("[[phases]]\nscenario = 'nowhere'", "scenario 'nowhere', expected one of all, "),
     "no TOML": ("about", "expected TOML: "),
     "a hole without a bottom": ("x = " + "[" * 50_000, "expected TOML: "),
+    "a number without an end": (f"allocators = {'9' * 1_000_000}", "expected TOML: "),
+    "a number that cannot be printed": (f"allocators = 0x{'f' * 1_000_000}", "allocators: a very large int"),
+    "a key of many lines": ('"a\\n\\u001b[2J" = 1', "expected an option of run"),
 }
 
 

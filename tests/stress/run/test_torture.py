@@ -456,38 +456,37 @@ def test_the_summary_counts_what_the_run_keeps_and_ends_with_what_it_began(make:
 # -- Ctrl-C --------------------------------------------------------------------------------------------------
 
 
-def interrupted(tmp_path: Path, phases: list[str], *more: str) -> tuple[int, str, str]:
+def interrupted(
+    start_stress: Callable[..., subprocess.Popen[str]], folder: Path, phases: list[str], *more: str
+) -> tuple[int, str, str]:
     """Start a run whose reporter is slow, and send Ctrl-C in each of these phases."""
     slow = words(reporter_sleep=20, stat_interval=0.05, seconds=1.0)
-    command = [sys.executable, "-m", "stress", "run", *slow, *more, "--run-dir", str(tmp_path / "run")]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            for phase in phases:
-                for line in process.stdout:
-                    if f" s  {phase} " in line:
-                        break
-                process.send_signal(signal.SIGINT)
-            out, err = process.stdout.read(), process.stderr.read()
-            return process.wait(60), out, err
-        finally:
-            process.kill()
+    process = start_stress("run", *slow, *more, "--run-dir", str(folder))
+    assert process.stdout is not None
+    for phase in phases:
+        for line in process.stdout:
+            if f" s  {phase} " in line:
+                break
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    return process.returncode, out, err
 
 
-def test_control_c_while_the_worker_settles_ends_with_a_verdict(tmp_path: Path) -> None:
-    status, out, err = interrupted(tmp_path, ["settle"])
-    assert (status, err) == (0, "")
+def test_control_c_while_the_worker_settles_ends_with_a_verdict(
+    tmp_path: Path, start_stress: Callable[..., subprocess.Popen[str]]
+) -> None:
+    status, out, _ = interrupted(start_stress, tmp_path / "run", ["settle"])
+    assert status == 130
     last = out.splitlines()[-1]
     assert last.startswith("SUCCESS interrupted after ")
     assert float(last.split()[3]) < 15
 
 
-def test_a_second_control_c_leaves_at_once(tmp_path: Path) -> None:
-    status, _, err = interrupted(tmp_path, ["load", "settle"], "--seconds=600")
-    assert (status, err) == (130, "stress: interrupted\n")
+def test_a_second_control_c_leaves_at_once(
+    tmp_path: Path, start_stress: Callable[..., subprocess.Popen[str]]
+) -> None:
+    status, _, err = interrupted(start_stress, tmp_path / "run", ["load", "settle"], "--seconds=600")
+    assert (status, err.splitlines()[-1]) == (130, "stress: interrupted")
 
 
 def test_somebody_who_is_late_to_go_is_still_on(sync: Sync, make: Callable[..., Made]) -> None:

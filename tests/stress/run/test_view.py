@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from stress.errors import Verdict
 from stress.run.status import Status, ZoneStatus
 from stress.run.summary import Summary
 from stress.run.view import PARTS, LineView, LiveView, bar, mib, picture, print_summary
@@ -198,7 +199,7 @@ def end(summary: Summary) -> list[str]:
 
 
 def test_the_last_line_is_the_verdict_with_every_parameter() -> None:
-    lines = end(Summary(verdict="SUCCESS", seconds=8.04, allocs=1000, frees=1000))
+    lines = end(Summary(verdict=Verdict.SUCCESS, seconds=8.04, allocs=1000, frees=1000))
     assert lines[-1] == "SUCCESS 8.0 s, 0 violations: seed=1 zones=Normal=96MiB"
     assert any("1,000 (249 operations per second)" in line for line in lines)
 
@@ -225,7 +226,7 @@ def test_what_must_be_flat_is_told_in_three_tenths_and_both_ends() -> None:
 
 
 def test_an_interrupted_run_says_so_in_its_verdict() -> None:
-    lines = end(Summary(verdict="SUCCESS", seconds=2.5, interrupted=True))
+    lines = end(Summary(verdict=Verdict.SUCCESS, seconds=2.5, interrupted=True))
     assert lines[-1].startswith("SUCCESS interrupted after 2.5 s, 0 violations")
 
 

@@ -1,0 +1,265 @@
+"""The command line on bad days: files that lie, paths that cannot be written, readers that leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pagealloc
+from stress.cli import COMMANDS, build_parser, main
+from stress.errors import EXIT_STATUSES, Verdict, one_line, quoted
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+# -- verdicts and exit statuses ------------------------------------------------------------------------------
+
+
+def test_each_verdict_has_its_exit_status() -> None:
+    assert {verdict: verdict.exit_status for verdict in Verdict} == {
+        "SUCCESS": 0,
+        "FAILURE": 1,
+        "CANNOT DECIDE": 2,
+    }
+
+
+def test_help_tells_every_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert EXIT_STATUSES in capsys.readouterr().out
+
+
+def test_the_readme_tells_every_exit_status() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for line in EXIT_STATUSES.splitlines()[1:]:
+        assert f"| {line.split()[0]}" in readme
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+        (OSError(28, "No space left on device"), 3, "stress: output: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "x"), 3, "stress: x: Permission denied\n"),
+        (OSError(24, "Too many open files"), 3, "stress: Too many open files\n"),
+        (MemoryError(), 3, "stress: out of memory\n"),
+        (
+            RuntimeError("can't start new thread"),
+            3,
+            "stress: no more threads can be started: a limit of this machine",
+        ),
+        (KeyboardInterrupt(), 130, "stress: interrupted\n"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_failed_check(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    status: int,
+    said: str,
+) -> None:
+    def refuse(arguments: object) -> int:
+        raise raised
+
+    monkeypatch.setattr("stress.golden.command.command_golden", refuse)
+    monkeypatch.setattr("stress.cli._drop_output", lambda: None)
+    assert main(["golden", "x"]) == status
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert "Traceback" not in err
+
+
+def test_a_fault_of_the_program_itself_shows_where_and_is_no_failed_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stress.golden.command.command_golden", lambda arguments: 1 // 0)
+    assert main(["golden", "x"]) == 3
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert err.splitlines()[-1].startswith("stress: this is a fault of pagealloc itself")
+
+
+def test_output_to_a_device_that_is_full_says_so(start_stress: Start) -> None:
+    with Path("/dev/full").open("w", encoding="ascii") as full:
+        process = start_stress("run", "--list", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (3, "stress: output: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", [["run", "--list"], ["sql", "--views"]])
+def test_a_reader_that_hangs_up_ends_the_command_as_sigpipe_would(
+    start_stress: Start, words: list[str]
+) -> None:
+    if words[0] == "sql":
+        pytest.importorskip("duckdb")
+    process = start_stress(*words)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == ("", 141)
+
+
+# -- who is told what ----------------------------------------------------------------------------------------
+
+
+def test_a_line_of_others_is_one_line_whatever_they_wrote() -> None:
+    forged = "oh\nSUCCESS 1 s, 0 violations\r\x1b[2J\x9b1A\u202eno\x00"
+    assert one_line(forged) == "oh SUCCESS 1 s, 0 violations \\x1b[2J\\x9b1A\\u202eno\\x00"
+    assert len(one_line("x" * 10_000_000, 200)) < 210
+    assert quoted(10**1_000_000) == "a very large int"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_examples_that_the_command_takes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command in ("explore", "replay", "mutants"):
+        pytest.importorskip("greenlet")
+    if command in ("verify", "analyze", "sql", "proc"):
+        pytest.importorskip("duckdb")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    for example in COMMANDS[command].examples:
+        assert f"    python -m stress {example}" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_are_good_arguments(command: str) -> None:
+    if command in ("explore", "replay", "mutants"):
+        pytest.importorskip("greenlet")
+    if command in ("verify", "analyze", "sql", "proc"):
+        pytest.importorskip("duckdb")
+    for example in COMMANDS[command].examples:
+        build_parser(command).parse_args(shlex.split(example))
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(["--version"])
+    assert (ending.value.code, capsys.readouterr().out) == (0, f"pagealloc {pagealloc.__version__}\n")
+
+
+# -- where it is started -------------------------------------------------------------------------------------
+
+
+def console_script() -> str:
+    script = Path(sys.executable).with_name("pagealloc")
+    if not script.exists():
+        pytest.skip("the package is not installed, so there is no console script")
+    return str(script)
+
+
+@pytest.fixture
+def users_folder(tmp_path: Path) -> Path:
+    """Make a folder as users of task queues have it: with a package called workers, and a reporter."""
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "__init__.py").write_text("raise RuntimeError('not yours')\n", encoding="utf-8")
+    (tmp_path / "mine.py").write_text(
+        "class Count:\n    def report(self, zone, batch):\n        pass\n", encoding="utf-8"
+    )
+    return tmp_path
+
+
+def test_python_m_says_what_hides_a_package_of_ours(users_folder: Path, start_stress: Start) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = start_stress("golden", "x", cwd=users_folder, env=environment)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"stress: {users_folder / 'workers'} hides pagealloc's own package 'workers'")
+
+
+def test_the_console_script_works_beside_a_package_called_workers(users_folder: Path) -> None:
+    command = [console_script(), "run", "--seconds", "0.3", "--reporter", "mine:Count", "--run-dir", "it"]
+    done = subprocess.run(command, cwd=users_folder, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "SUCCESS" in done.stdout.splitlines()[-1]
+    assert (users_folder / "it" / "events-0001.ndjson").stat().st_size > 0, (
+        "the log's writer works there, too"
+    )
+
+
+# -- files that lie ------------------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        DEEP,
+        '{"format": ' + DEEP,
+        '{"version": ' + "9" * 1_000_000 + "}",
+        "\x00" * 1000,
+        '{"format": "\x1b[2J"}',
+    ],
+    ids=["nested", "nested deeper", "a million digits", "zeros", "another format"],
+)
+def test_a_replay_file_that_is_none_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    pytest.importorskip("greenlet")
+    path = tmp_path / "failure.json"
+    path.write_text(content, encoding="utf-8")
+    assert main(["replay", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert str(path) in captured.err
+    assert len(captured.err) < 1200
+    assert "\x1b" not in captured.err
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev", "/dev/null", "/nowhere/x.json"])
+def test_a_replay_file_without_an_end_is_not_read_to_its_end(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("greenlet")
+    assert main(["replay", path]) == 2
+    assert capsys.readouterr().err.startswith(f"stress: {path}: no readable JSON file (")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("preset", None),
+        ("preset", ["v6.1"]),
+        ("scenario", None),
+        ("mutant", 5),
+        ("text", None),
+        ("schedule", {"0": 1}),
+        ("schedule", [-1]),
+        ("schedule", [True]),
+        ("switches", "many"),
+        ("fingerprint", 10**18),
+        ("invariant", 1.5),
+    ],
+)
+def test_a_field_of_another_kind_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str, value: object
+) -> None:
+    replay = pytest.importorskip("stress.search.replay")
+    path = tmp_path / "failure.json"
+    replay.save(path, replay.Failure("free-the-buddy", "v6.1", None, "S1", "words", [0, 1], 1))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**content, field: value}), encoding="utf-8")
+    assert main(["replay", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"stress: {path}: ")
+    assert field in err
+
+
+def test_a_run_whose_log_is_a_device_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("duckdb")
+    (tmp_path / "events-0001.ndjson").symlink_to("/dev/zero")
+    for command in (["verify"], ["analyze"], ["sql", "--parquet", str(tmp_path.parent / "columns")]):
+        assert main([*command, str(tmp_path)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert main(["run", "/dev/zero.toml"]) == 2
