@@ -276,6 +276,7 @@ class PageReporting:
         self._synchronize_rcu()
         self._workqueue.bar(leaving)
         self._leaving = leaving
+        self._tell("page_reporting_leave", leaving.device.name)
         return True
 
     def finish_unregister(self, timeout_s: float | None = None) -> None:
@@ -508,8 +509,9 @@ class PageReporting:
             error = raised.with_traceback(None)  # this frame is in it, and would keep itself and all it knows
         except SystemExit as raised:
             error = PageReportingError(f"the reporter called sys.exit({raised.code!r})")
-        except BaseException:
+        except BaseException as ending:
             # Not a failure of the device but the end of this thread: no page may be lost with it.
+            self._tell("page_reporting_report_end", number, zone.number, repr(ending))
             zone.lock.acquire()
             self.drain(zone, sgl, reported=False)
             zone.lock.release()

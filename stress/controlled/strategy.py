@@ -18,6 +18,7 @@ class Strategy(Protocol):
 
     name: str
     executions: int
+    complete: bool  # whether every schedule within its bounds was executed, or found equal to one that was
 
     def begin(self) -> Chooser | None:
         """Return the chooser of the next execution, or None when there is nothing left to try."""
@@ -29,11 +30,6 @@ class Strategy(Protocol):
 
     def covered(self) -> str:
         """Say what all executions so far amount to."""
-        ...
-
-    @property
-    def complete(self) -> bool:
-        """Whether every schedule within the strategy's bounds was executed, or found equal to one that was."""
         ...
 
 
@@ -266,6 +262,7 @@ class Portfolio:
         self._turns: list[Strategy] = [RandomWalk(seed), Pct(seed + 1, 2), Pct(seed + 2, 3), Pct(seed + 3, 5)]
         self._share = max(1, executions // (2 * max(1, len(self._bounded))))
         self.executions = 0
+        self.complete = False
         self._now: Strategy = self._turns[0]
 
     def begin(self) -> Chooser | None:
@@ -275,6 +272,9 @@ class Portfolio:
             chooser = self._now.begin()
             if chooser is not None:
                 return chooser
+            if self._now.executions == 1:  # nothing was there to choose
+                self.complete = True
+                return None
             self.executions = (at + 1) * self._share
             return self.begin()
         self._now = self._turns[self.executions % len(self._turns)]
@@ -286,10 +286,6 @@ class Portfolio:
 
     def covered(self) -> str:
         return "; ".join(one.covered() for one in [*self._bounded, *self._turns] if one.executions)
-
-    @property
-    def complete(self) -> bool:
-        return False
 
     @property
     def found_by(self) -> str:

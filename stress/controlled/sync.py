@@ -116,6 +116,12 @@ class ControlledCondition(ControlledLock):
             world.step(task, "acquire", self)
         return notified
 
+    def sleepers(self) -> list[Task]:
+        """Return the tasks that wait here and were not woken."""
+        if not self._changed.waiters:
+            return []
+        return [task for task in self.world.tasks if task.waits_for is self._changed]
+
     def notify_all(self) -> None:
         self._expect_held("notify")
         self.world.wake(self._changed)
@@ -294,6 +300,9 @@ class ControlledSync:
                 target()
                 for leave in self.at_exit.pop(task.number, ()):
                     leave(task.number)
+                if task.held and self._lockdep is not None and not self.world.aborting:
+                    held = ", ".join(map(str, task.held))
+                    self.world.fail("lockdep", f"{task.name} has ended and holds {held}")
             finally:
                 self.world.wake(subject)
 

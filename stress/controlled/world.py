@@ -174,6 +174,8 @@ class World:
         self.preemptions = 0
         self.switches = 0
         self.lockless_writes = False  # whether shared data may be written without a lock, as page sets do
+        self.survives: tuple[type[BaseException], ...] = ()  # what may end a task without being a finding
+        self.survived: list[BaseException] = []
         self.aborting = False
         self.failure: BaseException | None = None
         self.log: list[LogEntry] | None = [] if log else None
@@ -230,7 +232,9 @@ class World:
         except GreenletExit:
             pass
         except BaseException as failure:
-            if self.failure is None and not self.aborting:
+            if isinstance(failure, self.survives) and not self.aborting:
+                self.survived.append(failure.with_traceback(None))
+            elif self.failure is None and not self.aborting:
                 self.failure = failure
         task.done = True
         if not self.aborting:

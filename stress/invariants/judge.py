@@ -71,6 +71,8 @@ class Judge:
         self.capacity = 0
         self.order_is_settled = False
         self._had_device = False
+        self._leaving = False
+        self._one_more_pass = False  # of a device that leaves: its work may have begun, and not told so yet
         self.passing = False
         self.unserved = False  # a report was asked for, and no pass has begun since
         self.batch: Blocks | None = None
@@ -227,11 +229,16 @@ class Judge:
         self.capacity = capacity
         self.order_is_settled = False
         self._had_device = True
+        self._leaving = False
         self.unserved = True  # registering asks for a first pass
         self._passes_since_free = 0
 
     def registered(self, thread: int, device: str) -> None:
         self.order_is_settled = True
+
+    def leave(self, thread: int, device: str) -> None:
+        self._leaving = True
+        self._one_more_pass = not self.passing
 
     def unregister(self, thread: int, device: str) -> None:
         if self.batch is not None:
@@ -253,6 +260,9 @@ class Judge:
             self.fail("S23", f"pass {number} begins inside another one")
         if self.device is None and self._had_device and self.order_is_settled:
             self.fail("S22", f"pass {number} begins after the device has left")
+        if self._leaving and not self._one_more_pass:
+            self.fail("S22", f"pass {number} begins for a device that is leaving: its work was armed again")
+        self._one_more_pass = False
         self.passing = True
         self.unserved = False
         # A pass takes up what an earlier one had to leave: only the last one's failures excuse anything (L8).
@@ -400,6 +410,7 @@ THREAD_EVENTS: dict[str, Handler] = {
     "mm_page_free": Judge.mm_page_free,
     "page_reporting_register": Judge.register,
     "page_reporting_registered": Judge.registered,
+    "page_reporting_leave": Judge.leave,
     "page_reporting_unregister": Judge.unregister,
     "page_reporting_notify": Judge.notify,
     "page_reporting_pass_begin": Judge.pass_begin,

@@ -43,9 +43,10 @@ INVARIANTS = {
     "L7": "an allocation that failed because of blocks in flight succeeds when they are back",
     "L8": "a failed batch is retried at the next request",
     "witness": "the run itself saw nothing wrong",
+    "stats": "the worker counts the batches and blocks that there were",
     "vectors": "lists, batches and types are the kernel's, entry for entry",
     "deadlock": "nobody waits for ever",
     "livelock": "every execution ends",
-    "lockdep": "locks are taken in one order",
+    "lockdep": "locks are taken in one order, and nobody who is done or at rest holds one",
     "exception": "the product raises nothing that it did not promise",
 }

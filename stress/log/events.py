@@ -267,6 +267,12 @@ class Registered(Record, tag="page_reporting_registered"):
     device: str
 
 
+class Leave(Record, tag="page_reporting_leave"):
+    """A device is on its way out: nothing arms its work any more, and a pass that runs is waited for."""
+
+    device: str
+
+
 class Unregister(Record, tag="page_reporting_unregister"):
     """A device has left: its reporter does not run and never will."""
 

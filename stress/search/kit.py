@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pagealloc.mmzone import Layout
+from pagealloc.mmzone import PAGE_SIZE, Layout
 from pagealloc.revision import Revision
 from pagealloc.zone import Zone
 from stress.controlled.sync import ControlledSync, ControlledThread
 from stress.controlled.world import World
 from stress.search.known import Known
+from stress.search.lockless import LocklessPageSets
 from stress.search.machine import Build, WatchedMemory, boot
 from stress.search.oracle import Oracle
 from workers.page_reporting import (
     Batch,
     PageReporting,
     PageReportingDevice,
+    PageReportingStats,
     Reporter,
     Scatterlist,
 )
@@ -43,34 +45,68 @@ class Host:
         self.kit = kit
         self.may_fail = False
         self.fail_calls: set[int] = set()
+        self.raises: dict[int, BaseException] = {}  # by call, before it has looked at the batch
         self.sleeps_s = 0.0
         self.capacity = 2
         self.order = LAYOUT.pageblock_order
         self.during: Callable[[Zone, Batch], None] | None = None
         self.inner: Reporter | None = None
         self.batches: list[tuple[tuple[int, int], ...]] = []
+        self.taken: list[tuple[tuple[int, int], ...]] = []  # the batches that it did not refuse
+        self.kept: list[Batch] = []  # what it was given, to be looked at again later
 
     def report(self, zone: Zone, batch: Batch) -> None:
         oracle, sync = self.kit.oracle, self.kit.sync
         oracle.check_call()
         blocks = tuple([(block.pfn, block.order) for block in batch])
         self.batches.append(blocks)
-        oracle.thread_trace("host_begin", zone.number, blocks)
+        self.kept.append(batch)
         number = len(self.batches)
+        if number in self.raises:
+            raise self.raises[number]
+        oracle.thread_trace("host_begin", zone.number, blocks)
         if self.during is not None:
             self.during(zone, batch)
         if self.sleeps_s:
             sync.sleep(self.sleeps_s)
         else:
             self.kit.tick()
-        if self.inner is not None:
-            self.inner.report(zone, batch)
-        oracle.thread_trace("host_end", zone.number, blocks)
+        try:
+            if self.inner is not None:
+                self.inner.report(zone, batch)
+        finally:
+            oracle.thread_trace("host_end", zone.number, blocks)
         oracle.expect(
             not oracle.retired, "S22", lambda: "the reporter still runs after unregister has returned"
         )
         if number in self.fail_calls or (self.may_fail and sync.world.draw(2)):
             raise HostError(f"batch {number} is refused")
+        self.taken.append(blocks)
+
+    def check_kept(self) -> None:
+        """Look again at every batch: a reporter may keep one as long as it likes (S11)."""
+        for number, (batch, blocks) in enumerate(zip(self.kept, self.batches, strict=True), 1):
+            now = tuple([(block.pfn, block.order) for block in batch])
+            if now != blocks:
+                self.kit.oracle.fail(
+                    "S11", f"batch {number} was {blocks}, and the reporter finds {now} in it now"
+                )
+
+    def check_stats(self, stats: PageReportingStats) -> None:
+        """Hold the worker's own counts against the calls that there were; nothing is in flight."""
+        orders = [order for blocks in self.taken for _, order in blocks]
+        ended = sum(
+            call <= len(self.batches) and not isinstance(raised, Exception | SystemExit)
+            for call, raised in self.raises.items()
+        )  # calls that ended their thread, which is no failure of the device
+        for what, counted, calls in (
+            ("batches", stats.batches, len(self.batches)),
+            ("failed batches", stats.failed_batches, len(self.batches) - len(self.taken) - ended),
+            ("reported blocks", stats.reported_blocks, len(orders)),
+            ("reported bytes", stats.reported_bytes, sum(PAGE_SIZE << order for order in orders)),
+        ):
+            if counted != calls:
+                self.kit.oracle.fail("stats", f"{what}: {counted} are counted, there were {calls}")
 
 
 class Kit:
@@ -90,6 +126,7 @@ class Kit:
         self.device: PageReportingDevice
         self.reporter: Reporter | None = None  # a user's own, in the host's place
         self.scatterlists_fail = False
+        self.two_zones = False  # whether another zone stands below those that a scenario asks for
         self._threads: list[ControlledThread] = []
         self._clock = self.sync.event("tick")
 
@@ -103,21 +140,33 @@ class Kit:
         layout: Layout = LAYOUT,
         delay_s: float = DELAY_S,
         boost_factor: int = 0,
+        lockless: bool = False,
     ) -> None:
-        """Build zones of (name, pages), with the same marks, and the reporting core; nothing runs yet."""
+        """Build zones of (name, pages), with the same marks, and the reporting core; nothing runs yet.
+
+        `lockless`: what page sets touch, and events that are told, without a lock are points (see `lockless`).
+        """
         named = tuple((name, pages) for name, pages in zones or (("Normal", 64),))
+        if self.two_zones:
+            named = (("DMA32", 32), *named)
         min_pages, low_pages, high_pages = marks
         build = Build(named, (min_pages, low_pages, high_pages), page_sets, layout, boost_factor)
         machine = self._machines.get(build)
         if machine is None:
             machine = self._machines[build] = boot(build, self.revision)
         self.memory = machine.memory.twin(self.sync)
-        self.zones = self.memory.zones
+        self.zones = self.memory.zones[self.two_zones :]
         self.world.lockless_writes = page_sets
+        self.oracle.peeked = lockless
+        if lockless and self.memory.page_sets is not None:
+            self.memory.page_sets = LocklessPageSets(
+                self.memory.page_sets, self.memory.zones, self.revision, self.sync
+            )
         self.host.inner = self.reporter
         self.workqueue = Workqueue(self.sync, "worker")
+        self.oracle.watch_workqueue(self.workqueue)
         self.reporting = PageReporting(
-            self.zones,
+            self.memory.zones,
             self.revision,
             self.sync,
             self.workqueue,
@@ -187,15 +236,19 @@ class Kit:
         self.sync.await_idle()
         for thread in self._threads:
             thread.join()
-        if self.workqueue.failure is not None:
-            raise self.workqueue.failure
-        self.oracle.check_rest(self.reporting, all_reported=all_reported)
+        failure = self.workqueue.failure
+        if failure is not None and not isinstance(failure, self.world.survives):
+            raise failure
+        self.host.check_kept()
+        self.host.check_stats(self.reporting.stats)
+        self.oracle.check_rest(self.memory, self.reporting, all_reported=all_reported)
 
     def stop(self) -> None:
         """End the worker."""
         self.workqueue.stop(10.0)
         self.sync.await_idle()
         self.oracle.check_zones()
+        self.oracle.check_locks()
 
     def close(self) -> None:
         """Part those who know each other: what is left behind goes at once, without the garbage collector."""

@@ -21,17 +21,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from pagealloc.inventory import reported_pfns
+from pagealloc.inventory import blocks_in_use, reported_pfns
 from pagealloc.tracepoints import Trace
 from pagealloc.validate import validate
 from pagealloc.zone import Zone
-from stress.controlled.sync import ControlledLock, ControlledSync
+from stress.controlled.sync import ControlledCondition, ControlledLock, ControlledSync
+from stress.controlled.world import Subject
 from stress.invariants import Judge, ShadowZone
 from stress.invariants.shadow import copied
 from stress.log.snapshot import snapshot_zone
 from stress.search.known import Heard, Known, State, remember
 from stress.search.machine import WatchedMemory, WatchedZone
 from workers.page_reporting import PageReporting
+from workers.workqueue import Workqueue
 
 # What a story says of an event, of those that have a block: the first two fields behind zone and number.
 TOLD = {
@@ -53,6 +55,9 @@ class Oracle:
         self.world = sync.world
         self.judge: Judge  # who has heard all events so far
         self.retired = False  # unregister has returned: no reporter may run
+        self.peeked = False  # whether events that are told without a lock are points
+        self._events = Subject("tracepoints")
+        self._queue_lock: ControlledLock | None = None
         self._zones: list[WatchedZone] = []
         self._known = known
         self._after = known.after
@@ -89,12 +94,33 @@ class Oracle:
             del zone.trace, zone.page_reporting_notify
             zone.tell_of_wrongs(None)
             cast("ControlledLock", zone.lock).on_release = None
+        if self._queue_lock is not None:
+            self._queue_lock.on_release = None
+
+    def watch_workqueue(self, workqueue: Workqueue) -> None:
+        """Look at the queue whenever its lock is given back: its thread may not sleep past a deadline (L1)."""
+        condition = cast("ControlledCondition", workqueue._changed)  # noqa: SLF001 - ours
+        timers = workqueue._timers  # noqa: SLF001
+
+        def on_release() -> None:
+            if not timers:
+                return
+            first, (due_s, _) = timers[0], timers[0].due or (0.0, 0)
+            for task in condition.sleepers():
+                if task.deadline_s is None or task.deadline_s > due_s:
+                    until = "for ever" if task.deadline_s is None else f"until {task.deadline_s:g} s"
+                    self.fail("L1", f"{first.name} is due at {due_s:g} s, and {task.name} sleeps {until}")
+
+        condition.on_release = on_release
+        self._queue_lock = condition
 
     def thread_trace(self, event: str, /, *fields: Any) -> None:
         """Hear of an event that happens to a task."""
         world = self.world
         if world.aborting:
             return
+        if self.peeked:
+            world.point("tell", self._events)
         if world.log is not None:
             self._note_batch(event, fields)
         heard = (self.judge, event, world.current.number, None, fields)
@@ -203,8 +229,33 @@ class Oracle:
         forgiving.errors = 0
         self.judge = self._known.keep(forgiving)
 
-    def check_rest(self, reporting: PageReporting, *, all_reported: bool) -> None:
-        """Judge a system at rest: no task can go on, no timer is armed."""
+    def check_locks(self) -> None:
+        """Judge the locks of a system at rest: all are free."""
+        locked = [lock.name for lock in self.sync.spinlocks if lock.owner is not None]
+        held = dict.fromkeys([*locked, *map(str, self.world.current.held)])
+        self.expect(not held, "lockdep", lambda: f"at rest {', '.join(held)} is held")
+
+    def check_page_sets(self, memory: WatchedMemory) -> None:
+        """Judge who has the pages that rest on page sets: threads that live, and each page once (S2)."""
+        if memory.page_sets is None:
+            return
+        page_sets = memory.page_sets
+        resting = []
+        for cpu, of_cpu in enumerate(page_sets._sets):  # noqa: SLF001 - ours
+            pfns = [pfn for pcp in of_cpu for pages, _, _ in pcp.stacks for pfn in list(pages)]
+            if pfns and page_sets._owners[cpu] is None:  # noqa: SLF001
+                self.fail("S2", f"pfn {pfns[0]:#x} rests on the page set of a thread that has ended")
+            resting += pfns
+        marked = {pfn for zone in self._zones for pfn, _, kind in blocks_in_use(zone) if kind == "page set"}
+        for pfn in sorted(marked.union(resting)):
+            if (count := resting.count(pfn)) != (pfn in marked):
+                what = "rests on a page set" if pfn in marked else "does not rest on a page set"
+                self.fail("S2", f"pfn {pfn:#x} {what}, and is on {count} lists of page sets")
+
+    def check_rest(self, memory: WatchedMemory, reporting: PageReporting, *, all_reported: bool) -> None:
+        """Judge a system at rest: no task can go on, no timer is armed. First that no page is without an owner."""
+        self.check_locks()
+        self.check_page_sets(memory)
         self.check_zones()
         judge = self.judge
         for shadow in judge.zones.values():

@@ -412,6 +412,7 @@ def test_a_pageblock_that_was_not_withheld_is_not_given_back() -> None:
     zone = zone_of_pageblocks()
 
     assert not zone.unisolate_pageblock(16, MOVABLE)
+    assert not zone.lock.locked()
     assert zone.nr_isolate_pageblock == 0
 
 

@@ -227,6 +227,7 @@ def test_every_pass_and_every_batch_is_traced_from_start_to_end(
         ("page_reporting_report_begin", 1),
         ("page_reporting_report_end", 1),
         ("page_reporting_pass_end", 1),
+        ("page_reporting_leave", device.name),
         ("page_reporting_unregister", device.name),
     ]
 

@@ -111,10 +111,22 @@ def test_a_work_runs_without_anybody_waking_the_queue_again(started: Workqueue) 
     assert work.entered.wait(PATIENCE_S)
 
 
-def test_a_shorter_delay_queued_later_is_not_slept_over(started: Workqueue) -> None:
+def test_a_shorter_delay_queued_later_is_not_slept_over(
+    started: Workqueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     far = DelayedWork("far", Recorder())
     near = Recorder()
+    asleep = threading.Event()
+    wait = started._changed.wait
+
+    def noted(timeout_s: float | None = None) -> bool:
+        if timeout_s is not None:
+            asleep.set()  # under the queue's lock: whoever gets that next finds the thread asleep
+        return wait(timeout_s)
+
+    monkeypatch.setattr(started._changed, "wait", noted)
     started.queue_delayed_work(far, LONG_S)
+    assert asleep.wait(PATIENCE_S)
     started.queue_delayed_work(DelayedWork("near", near), 0.0)
     assert near.entered.wait(PATIENCE_S)
     assert started.pending(far)

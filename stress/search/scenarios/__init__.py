@@ -1,8 +1,14 @@
-"""All scenarios, in the order in which a search goes through them."""
+"""All scenarios, in the order in which a search goes through them: first those where most faults show."""
 
 from __future__ import annotations
 
-from stress.search.scenarios import races, vectors
-from stress.search.scenarios.catalogue import SCENARIOS, Body, Scenario
+from stress.search.scenarios import catalogue, life, races, requests, sets, vectors
+from stress.search.scenarios.catalogue import Body, Scenario
 
-__all__ = ["SCENARIOS", "Body", "Scenario", "races", "vectors"]
+__all__ = ["SCENARIOS", "Body", "Scenario"]
+
+_ORDER = [module.__name__ for module in (races, vectors, life, sets, requests)]
+
+SCENARIOS = dict(
+    sorted(catalogue.SCENARIOS.items(), key=lambda entry: _ORDER.index(entry[1].body.__module__))
+)

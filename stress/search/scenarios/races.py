@@ -62,7 +62,7 @@ def isolate_in_flight(kit: Kit) -> None:
     kit.rest(all_reported=False)
 
 
-@scenario
+@scenario(also_in_two_zones=True)
 def every_call_may_fail(kit: Kit) -> None:
     """Let each report call fail or succeed: a failed batch goes back unflagged, and nothing is lost."""
     kit.build(("Normal", 64))
@@ -75,7 +75,7 @@ def every_call_may_fail(kit: Kit) -> None:
     kit.rest(all_reported=False)
 
 
-@scenario
+@scenario(also_in_two_zones=True)
 def failure_is_retried(kit: Kit) -> None:
     """Fail the first call: a later free must bring a pass that reports everything (L8)."""
     kit.build(("Normal", 64))
@@ -90,7 +90,7 @@ def failure_is_retried(kit: Kit) -> None:
     kit.rest()
 
 
-@scenario
+@scenario(also_in_two_zones=True)
 def notify_at_the_end(kit: Kit) -> None:
     """Free at every instant around the end of a pass: the request may not be lost (L1)."""
     kit.build(("Normal", 32), capacity=1)
@@ -112,7 +112,7 @@ def notify_from_two_zones(kit: Kit) -> None:
     kit.rest()
 
 
-@scenario
+@scenario(also_in_two_zones=True)
 def unregister_at_any_time(kit: Kit) -> None:
     """Unregister at every instant, then register again: no call after the return, and it works again."""
     kit.build(("Normal", 32), capacity=1)
@@ -135,7 +135,7 @@ def unregister_at_any_time(kit: Kit) -> None:
     kit.rest()
 
 
-@scenario
+@scenario(also_in_two_zones=True)
 def two_devices(kit: Kit) -> None:
     """Two devices want to register: one does, the other is refused without a trace."""
     kit.build(("Normal", 32), capacity=1)
@@ -220,27 +220,6 @@ def budget_needs_several_passes(kit: Kit) -> None:
 
 
 @scenario
-def page_sets_drain(kit: Kit) -> None:
-    """Blocks rest on page sets until a thread ends or a drain comes: then they must be reported."""
-    kit.build(("Normal", 64), page_sets=True)
-    memory = kit.memory
-    assert memory.page_sets is not None
-    sets, zone = memory.page_sets, kit.zones[0]
-    kit.start()
-
-    def churn() -> None:
-        pfns = [sets.alloc(zone, 0, MIGRATE_MOVABLE, 0) for _ in range(3)]
-        kit.tick()
-        for pfn in pfns:
-            sets.free(zone, pfn, 0)
-        kit.tick()
-
-    kit.spawn("churn", churn)
-    kit.spawn("drain", memory.drain_all_pages)
-    kit.rest()
-
-
-@scenario
 def watermark_edge(kit: Kit) -> None:
     """Allocate around the marks while the worker isolates: never below min, and never without the room."""
     kit.build(("Normal", 64), capacity=2, marks=(20, 24, 28))
@@ -285,7 +264,7 @@ def the_reporter_allocates(kit: Kit) -> None:
     kit.rest(all_reported=False)
 
 
-@scenario
+@scenario(also_in_two_zones=True)
 def slow_host(kit: Kit) -> None:
     """The host takes its time: everything else goes on meanwhile."""
     kit.build(("Normal", 64), capacity=2)
@@ -297,7 +276,7 @@ def slow_host(kit: Kit) -> None:
     kit.rest()
 
 
-@scenario
+@scenario(also_in_two_zones=True)
 def no_memory_for_the_worker(kit: Kit) -> None:
     """The worker finds no memory for its scatterlist: the pass is lost, and nothing else is."""
     kit.build(("Normal", 32), capacity=1)

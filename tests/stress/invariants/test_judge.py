@@ -163,6 +163,17 @@ BREAKS: list[tuple[str, str, Chapter]] = [
      lambda s: s.register().tell("page_reporting_unregister", 0, "dev").tell(
          "page_reporting_report_begin", W, 1, 0, [])),
     ("lets two devices in", "S22", lambda s: s.register().register()),
+    (
+        "arms the work of a device that is leaving",
+        "S22",
+        lambda s: (
+            s.register()
+            .tell("page_reporting_pass_begin", W, 1)
+            .tell("page_reporting_leave", A, "dev")
+            .tell("page_reporting_pass_end", W, 1, "requested", False)
+            .tell("page_reporting_pass_begin", W, 2)
+        ),
+    ),
     ("begins a pass inside another", "S23", lambda s: s.register().begin().tell("page_reporting_pass_begin", W, 2)),
     ("asks nobody after a large free", "S24",
      lambda s: s.register().alloc().tell("mm_page_free", A, 0, 3).zone(

@@ -87,6 +87,34 @@ def test_the_dangerous_faults_are_found_within_a_thousand_executions(mutant: str
     assert result.failure.mutant == mutant
 
 
+@pytest.mark.parametrize(
+    ("mutant", "scenario", "invariant"),
+    [
+        ("M-65", "unregister-with-a-timeout", "S22"),
+        ("M-66", "unregister-beside-another-work", "S22"),
+        ("M-67", "crossing-deadlines", "L1"),
+        ("M-68", "threads-come-and-go", "S2"),
+        ("M-69", "give-back-what-is-not-withheld", "lockdep"),
+        ("M-70", "drain-beside-the-owner", "exception"),
+        ("M-71", "two-frees-of-one-block", "S2"),
+        ("M-72", "the-reporter-exits", "S11"),
+        ("M-73", "the-reporter-exits", "stats"),
+        ("M-74", "a-boost-comes-and-goes", "S1..S5"),
+    ],
+)
+def test_a_fault_in_a_corner_is_found_by_the_scenario_that_goes_there(
+    mutant: str, scenario: str, invariant: str
+) -> None:
+    failure = search(scenario, mutant, executions=1000).failure
+    assert failure is not None
+    assert failure.invariant == invariant
+
+
+def test_a_scenario_without_a_choice_is_executed_once_and_complete() -> None:
+    result = search("vector-nodes", executions=1000)
+    assert (result.executions, result.complete) == (1, True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_planted_fault_is_found(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,168 @@
+"""M-65 .. M-74: what shows only when all is quiet, or beside somebody else: works, sets, locks and counts."""
+
+from __future__ import annotations
+
+from pagealloc.memory import Memory
+from pagealloc.pcp import PageSets
+from pagealloc.per_cpu_pages import PerCpuPages
+from pagealloc.zone import Zone
+from stress.mutants.planting import Mutant, edited
+from workers.page_reporting import PageReporting
+from workers.workqueue import Workqueue
+
+REST = {
+    "M-65": Mutant(
+        "a cancel in vain lets the work be armed again",
+        "S22",
+        (
+            edited(
+                Workqueue,
+                "cancel_delayed_work_sync",
+                """
+                + work.barred = False
+                  return False
+                """,
+            ),
+        ),
+    ),
+    "M-66": Mutant(
+        "a cancel takes any wake-up for the end of its work",
+        "S22",
+        (
+            edited(
+                Workqueue,
+                "cancel_delayed_work_sync",
+                """
+                - while work.running:
+                + if work.running:
+                """,
+            ),
+        ),
+    ),
+    "M-67": Mutant(
+        "queueing wakes the thread only if nothing else is pending: an earlier deadline is slept over",
+        "L1",
+        (
+            edited(
+                Workqueue,
+                "queue_delayed_work",
+                """
+                - self._changed.notify_all()
+                + if len(self._timers) == 1:
+                +     self._changed.notify_all()
+                """,
+            ),
+        ),
+    ),
+    "M-68": Mutant(
+        "a thread that ends takes its page set along",
+        "S2",
+        (
+            edited(
+                PageSets,
+                "_retire",
+                """
+                - self._drain(self._sets[cpu])
+                """,
+            ),
+        ),
+    ),
+    "M-69": Mutant(
+        "giving back what is not withheld keeps the zone lock",
+        "lockdep",
+        (
+            edited(
+                Zone,
+                "unisolate_pageblock",
+                """
+                + if self.get_pageblock_migratetype(index) != MIGRATE_ISOLATE:
+                +     return False
+                  try:
+                """,
+            ),
+        ),
+    ),
+    "M-70": Mutant(
+        "a drain cuts a copy off the set, and what the owner took in between goes out twice",
+        "exception",
+        (
+            edited(
+                PerCpuPages,
+                "take_coldest",
+                """
+                - with suppress(IndexError):
+                -     while nr_pages > 0:
+                -         taken.append((pages.popleft(), order, migratetype))
+                -         nr_pages -= 1 << order
+                + taken += [(pfn, order, migratetype) for pfn in list(pages)]
+                + pages.clear()
+                """,
+            ),
+        ),
+    ),
+    "M-71": Mutant(
+        "a drain frees whatever is on the set, resting or not",
+        "S2",
+        (
+            edited(
+                Zone,
+                "free_pcppages_bulk",
+                """
+                - if self.state[index] != ON_PAGE_SET | order:
+                -     corrupt = CorruptPageSet(pfn, order, self.describe_page(pfn), "free on a page set")
+                -     continue
+                """,
+            ),
+        ),
+    ),
+    "M-72": Mutant(
+        "the reporter is handed the worker's own list, which is emptied behind it",
+        "S11",
+        (
+            edited(
+                PageReporting,
+                "_report",
+                """
+                - batch = tuple(self._block(zone, pfn, order) for pfn, order in blocks)
+                + batch = [self._block(zone, pfn, order) for pfn, order in blocks]
+
+                - self.flight = None
+                + self.flight = None
+                + batch.clear()
+                """,
+            ),
+        ),
+    ),
+    "M-73": Mutant(
+        "failed batches count as reported",
+        "stats",
+        (
+            edited(
+                PageReporting,
+                "_report",
+                """
+                - if error is None:
+                -     self.stats.reported_blocks += len(batch)
+                + self.stats.reported_blocks += len(batch)
+                + if error is None:
+                """,
+            ),
+        ),
+    ),
+    "M-74": Mutant(
+        "kswapd brings the marks in use up to date behind the lock",
+        "S1..S5",
+        (
+            edited(
+                Memory,
+                "_wakeup_kswapd",
+                """
+                - zone.marks_changed()
+                - zone.lock.release()
+                + zone.lock.release()
+                + zone.marks_changed()
+                """,
+            ),
+        ),
+    ),
+}

@@ -1,0 +1,229 @@
+"""Scenarios of one task: what a request may use, what zones keep back, and what becomes of the memory behind pages.
+
+Expected values are worked out from the kernel's rules (`__zone_watermark_ok`, `setup_per_zone_lowmem_reserve`,
+`build_zonelists`, `gfp_to_alloc_flags`), and from what the operating system promises of discarded memory.
+"""
+
+from __future__ import annotations
+
+from pagealloc.errors import RamError
+from pagealloc.gfp import GFP_ATOMIC, GFP_HIGH, GFP_KERNEL, GFP_MOVABLE
+from pagealloc.memory import Memory, ZoneSpec
+from pagealloc.mmzone import (
+    ALLOC_MIN_RESERVE,
+    ALLOC_NON_BLOCK,
+    MIGRATE_MOVABLE,
+    MIGRATE_UNMOVABLE,
+    PAGE_SIZE,
+)
+from pagealloc.ram import Ram, RamKind
+from stress.search.kit import LAYOUT, Kit
+from stress.search.scenarios.catalogue import scenario
+from stress.search.scenarios.vectors import expect, expect_types, one_pass
+from workers.reporters import Discard, FaultInjector
+
+FILLING = 0xA5
+
+
+# -- what zones keep back ------------------------------------------------------------------------------------
+
+
+@scenario
+def vector_marks_of_a_memory(kit: Kit) -> None:
+    """Two zones of one node share min_free_kbytes out, and the lower one keeps 1/256 of the higher one's pages."""
+    specs = [ZoneSpec("DMA32", 1024), ZoneSpec("Normal", 8192)]
+    memory = Memory(
+        specs, revision=kit.revision, sync=kit.sync, ram=None, page_sets=False, min_free_kbytes=1024
+    )
+    low, normal = memory.zones
+    expect(kit, "S16", "marks of the lower zone", low.watermark, [28, 35, 42])
+    expect(kit, "S16", "marks of the higher zone", normal.watermark, [227, 283, 339])
+    expect(kit, "S16", "reserve of the lower zone", low.lowmem_reserve, [0, 0, 32, 32, 32])
+    expect(kit, "S16", "reserve of the higher zone", normal.lowmem_reserve, [0, 0, 0, 0, 0])
+
+
+@scenario
+def vector_marks_of_a_request(kit: Kit) -> None:
+    """A mark that is just reached is missed; who is urgent may go to half of it, and who may not wait to 3/8."""
+    kit.build(("Normal", 64))
+    zone = kit.zones[0]
+    urgent = ALLOC_MIN_RESERVE | ALLOC_NON_BLOCK
+    for mark, flags, passes in (
+        (63, 0, True),
+        (64, 0, False),
+        (64, ALLOC_NON_BLOCK, False),
+        (127, ALLOC_MIN_RESERVE, False),
+        (126, ALLOC_MIN_RESERVE, True),
+        (168, urgent, True),
+        (172, urgent, False),
+    ):
+        found = zone.zone_watermark_ok(0, mark, 0, flags)
+        expect(kit, "S16", f"64 free pages are above {mark} with flags {flags:#x}", found, passes)
+
+
+@scenario
+def vector_the_fast_path_counts_the_request(kit: Kit) -> None:
+    """A block that would take the preferred zone below its low mark comes from the zone below it."""
+    kit.build(("DMA32", 64), ("Normal", 64))
+    low, normal = kit.zones
+    normal.set_watermarks(2, 60, 62)
+    pfn = kit.memory.alloc_pages(GFP_KERNEL | GFP_MOVABLE, 3)
+    expect(kit, "S16", "the zone that serves", kit.memory.zone_of(pfn or 0).name, low.name)
+    pfn = kit.memory.alloc_pages(GFP_KERNEL | GFP_MOVABLE, 2)
+    expect(kit, "S16", "the zone that serves a smaller block", kit.memory.zone_of(pfn or 0).name, normal.name)
+
+
+@scenario
+def vector_nodes(kit: Kit) -> None:
+    """A request begins at its own node, whatever was asked before, and goes on to the node behind it."""
+    specs = [ZoneSpec("Normal", 32, node) for node in range(3)]
+    memory = Memory(specs, layout=LAYOUT, revision=kit.revision, sync=kit.sync, ram=None, page_sets=False)
+    for zone in memory.zones:
+        zone.set_watermarks(0, 0, 0)
+    served = [memory.zone_of(memory.alloc_pages(GFP_KERNEL, 4, node) or 0).node for node in (0, 1, 1, 1)]
+    expect(kit, "vectors", "nodes that serve requests for nodes 0, 1, 1, 1", served, [0, 1, 1, 2])
+
+
+# -- the high-atomic reserve ---------------------------------------------------------------------------------
+
+
+@scenario
+def vector_urgent_requests(kit: Kit) -> None:
+    """Urgent blocks, but no urgent page, keep a pageblock for the next one; who may not wait gets it last."""
+    kit.build(("Normal", 64))
+    zone = kit.zones[0]
+    zone.set_watermarks(0, 64, 64)  # every request takes the slow path
+    kit.memory.alloc_pages(GFP_ATOMIC, 0)
+    expect(kit, "vectors", "pages reserved by an urgent page", zone.nr_reserved_highatomic, 0)
+    kit.memory.alloc_pages(GFP_ATOMIC, 1)
+    expect(kit, "vectors", "pages reserved by an urgent block", zone.nr_reserved_highatomic, 8)
+    kit.alloc_all(0)
+    expect(kit, "vectors", "a page without the reserve", zone.rmqueue_buddy(0, MIGRATE_MOVABLE), -1)
+    pfn = zone.rmqueue_buddy(0, MIGRATE_MOVABLE, ALLOC_NON_BLOCK)
+    expect(kit, "vectors", "a page out of the reserve is found", pfn >= 0, True)
+    expect(kit, "vectors", "the reserve is given back", zone.unreserve_highatomic(MIGRATE_MOVABLE), True)
+
+
+@scenario
+def vector_who_wakes_kswapd(kit: Kit) -> None:
+    """A boost goes when somebody comes who may wake kswapd, and stays for whoever may not."""
+    kit.build(("Normal", 64))
+    zone = kit.zones[0]
+    zone.set_watermarks(0, 64, 64)
+    zone.set_watermark_boost(5)
+    kit.memory.alloc_pages(GFP_HIGH, 0)
+    expect(kit, "vectors", "the boost after a request that wakes nobody", zone.watermark_boost, 5)
+    kit.memory.alloc_pages(GFP_KERNEL, 0)
+    expect(kit, "vectors", "the boost after one that does", zone.watermark_boost, 0)
+
+
+@scenario
+def vector_claiming_counts_lru_pages(kit: Kit) -> None:
+    """A movable request claims a pageblock when its free pages and its pages on an LRU list are half of it."""
+    kit.build(("Normal", 32))
+    zone = kit.zones[0]
+    pfn = kit.alloc_all(3)[0]
+    zone.set_block_type(pfn, MIGRATE_UNMOVABLE, move=False)
+    zone.claim_range(pfn + 4, 1)
+    zone.claim_range(pfn + 6, 1)
+    zone.lru_add(pfn + 4)
+    kit.free(pfn + 6, 1)
+    expect(kit, "vectors", "the block that is stolen", kit.alloc(1), pfn + 6)
+    expect_types(kit, [pfn], [MIGRATE_MOVABLE])
+
+
+@scenario
+def vector_orders_on_page_sets(kit: Kit) -> None:
+    """Page sets hold single pages, and since v5.13 small blocks too."""
+    kit.build(("Normal", 64), page_sets=True)
+    page_sets = kit.memory.page_sets
+    assert page_sets is not None
+    small = page_sets.holds(1), page_sets.holds(2)
+    expect(
+        kit, "vectors", "blocks of orders 1 and 2 rest", small, (kit.revision.name in ("v6.1", "v6.12"),) * 2
+    )
+
+
+# -- the memory behind the pages -----------------------------------------------------------------------------
+
+
+def _with_ram(kit: Kit, kind: RamKind) -> Ram:
+    """Build two zones over one stretch of memory, every byte of it filled."""
+    kit.build(("DMA32", 32), ("Normal", 32), capacity=2)
+    start_pfn = kit.zones[0].start_pfn
+    ram = kit.memory.ram = Ram(start_pfn, kit.zones[-1].end_pfn - start_pfn, kind)
+    for zone in kit.memory.zones:
+        zone.ram = ram
+    ram.memory[:] = bytes([FILLING]) * ram.nr_bytes
+    return ram
+
+
+def _discarded(kit: Kit, kind: RamKind) -> None:
+    ram = _with_ram(kit, kind)
+    kit.alloc(2, zone=0)  # what is in use must stay as it is
+    kit.host.inner = Discard()
+    one_pass(kit)
+    told = {pfn + k for blocks in kit.host.taken for pfn, order in blocks for k in range(1 << order)}
+    for zone in kit.zones:
+        for pfn in range(zone.start_pfn, zone.end_pfn):
+            page = bytes(ram.view(pfn))
+            expected = bytes(PAGE_SIZE) if pfn in told else bytes([FILLING]) * PAGE_SIZE
+            what = "was reported, and is not all zero" if pfn in told else "was not reported, and has changed"
+            kit.oracle.expect(page == expected, "S13", lambda: f"pfn {pfn:#x} {what}")  # noqa: B023
+    kit.reporting.unregister(kit.device)
+    kit.memory.close()
+
+
+@scenario
+def discarded_memory_is_gone(kit: Kit) -> None:
+    """Discard what is reported of two zones: just those pages are zero, and no other one has changed (S13)."""
+    _discarded(kit, "anonymous")
+
+
+@scenario
+def discarded_memfd_is_gone(kit: Kit) -> None:
+    """The same with memory in a file: the holes are punched where the blocks are (S13)."""
+    _discarded(kit, "memfd")
+
+
+@scenario
+def a_refused_discard_is_a_failure(kit: Kit) -> None:
+    """The operating system refuses to take memory: the batch has failed, and nothing becomes Reported (S14)."""
+    ram = _with_ram(kit, "anonymous")
+
+    def refuse(offset: int, nr_bytes: int) -> None:
+        raise RamError(f"range {offset:#x} + {nr_bytes:#x} stays here")
+
+    vars(ram)["discard"] = refuse
+    kit.host.inner = Discard()
+    one_pass(kit)
+    expect(kit, "S14", "failed batches", kit.reporting.stats.failed_batches, 1)
+    expect(kit, "S14", "Reported blocks", [sum(zone.nr_reported) for zone in kit.zones], [0, 0])
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
+def an_injected_failure_comes_first(kit: Kit) -> None:
+    """A batch that is made to fail never reaches the reporter behind it: the host has nothing of it (S13)."""
+    kit.build(("Normal", 32), capacity=2)
+    seen: list[int] = []
+
+    class Inner:
+        def report(self, zone: object, batch: object) -> None:
+            seen.append(1)
+
+    kit.host.inner = FaultInjector(Inner(), kit.sync, kit.sync.rng(1), fail_rate=1.0)
+    one_pass(kit)
+    expect(kit, "S13", "batches behind the failure", len(seen), 0)
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
+def resident_memory_is_counted_once(kit: Kit) -> None:
+    """Touch pages in two of the gibibytes that the operating system is asked for one by one: each counts once."""
+    kit.build(("Normal", 32))
+    with_two_gib = Ram(16, (2 << 30) // PAGE_SIZE)
+    for offset in (0, PAGE_SIZE, (1 << 30) + PAGE_SIZE):
+        with_two_gib.memory[offset] = 1
+    expect(kit, "vectors", "resident pages", with_two_gib.resident_bytes() // PAGE_SIZE, 3)
+    with_two_gib.close()

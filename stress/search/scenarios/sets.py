@@ -1,0 +1,192 @@
+"""Scenarios of page sets and of what is done without the zone lock: threads that share blocks, and end."""
+
+from __future__ import annotations
+
+from pagealloc.errors import BadPage
+from pagealloc.gfp import GFP_DMA32, GFP_KERNEL, GFP_MOVABLE
+from pagealloc.mmzone import MIGRATE_MOVABLE
+from stress.search.kit import Kit
+from stress.search.scenarios.catalogue import scenario
+
+GFP = GFP_KERNEL | GFP_MOVABLE
+
+
+def _alloc(kit: Kit, count: int, gfp: int = GFP, order: int = 0) -> list[int]:
+    """Allocate by the front that people use, so that the judge knows whose each page is."""
+    pfns = [kit.memory.alloc_pages(gfp, order) for _ in range(count)]
+    return [pfn for pfn in pfns if pfn is not None]
+
+
+@scenario
+def page_sets_drain(kit: Kit) -> None:
+    """Blocks rest on page sets until a thread ends or a drain comes: then they must be reported."""
+    kit.build(("Normal", 64), page_sets=True)
+    memory = kit.memory
+    assert memory.page_sets is not None
+    sets, zone = memory.page_sets, kit.zones[0]
+    kit.start()
+
+    def churn() -> None:
+        pfns = [sets.alloc(zone, 0, MIGRATE_MOVABLE, 0) for _ in range(3)]
+        kit.tick()
+        for pfn in pfns:
+            sets.free(zone, pfn, 0)
+        kit.tick()
+
+    kit.spawn("churn", churn)
+    kit.spawn("drain", memory.drain_all_pages)
+    kit.rest()
+
+
+@scenario
+def drain_a_living_set(kit: Kit) -> None:
+    """Drain all sets while their owners live and do nothing: when it returns, no page rests on any (L2)."""
+    kit.build(("Normal", 64), page_sets=True)
+    memory, zone = kit.memory, kit.zones[0]
+    filled, emptied = kit.sync.event("sets are filled"), kit.sync.event("sets are empty")
+    owners = ["one", "other"]
+    busy: list[str] = []
+
+    def own() -> None:
+        for pfn in _alloc(kit, 3):
+            memory.free_pages(pfn)
+        busy.append("an owner")
+        if len(busy) == len(owners):
+            filled.set()
+        emptied.wait()
+
+    def drain() -> None:
+        filled.wait()
+        memory.drain_all_pages()
+        left = memory.nr_page_set_pages(zone)
+        kit.oracle.expect(
+            not left, "L2", lambda: f"all page sets were drained, and {left} pages rest on them"
+        )
+        emptied.set()
+
+    kit.start()
+    for name in owners:
+        kit.spawn(name, own)
+    kit.spawn("drain", drain)
+    kit.rest()
+
+
+@scenario
+def threads_come_and_go(kit: Kit) -> None:
+    """Threads end while others make their sets: no set is forgotten, and none is left with pages (S2)."""
+    kit.build(("Normal", 64), page_sets=True)
+
+    def visit() -> None:
+        for pfn in _alloc(kit, 2):
+            kit.memory.free_pages(pfn)
+
+    for name in ("first", "second", "third"):
+        kit.spawn(name, visit)
+    kit.settle()
+    left = kit.memory.nr_page_set_pages(kit.zones[0])
+    kit.oracle.expect(not left, "S2", lambda: f"all threads have ended, and {left} pages rest on page sets")
+    kit.stop()
+
+
+@scenario
+def drain_beside_the_owner(kit: Kit) -> None:
+    """Drain a set while its owner takes from it, in between any two of its operations (S2)."""
+    kit.build(("Normal", 32), page_sets=True, lockless=True)
+
+    def own() -> None:
+        for _ in range(2):
+            for pfn in _alloc(kit, 1):
+                kit.memory.free_pages(pfn)
+
+    kit.spawn("own", own)
+    kit.spawn("drain", kit.memory.drain_all_pages)
+    kit.settle()
+    kit.stop()
+
+
+@scenario
+def two_frees_of_one_block(kit: Kit) -> None:
+    """Free one block twice at once: one free is taken, and of the other somebody is told, at the latest a drain.
+
+    Both end before the first drain. A free that pauses between its look at the block and its note, until the other
+    one has come all the way to the free lists, is noticed by nobody; nor is it in the kernel.
+    """
+    kit.build(("Normal", 32), page_sets=True, lockless=True)
+    kit.world.survives = (BadPage,)
+    assert kit.memory.page_sets is not None
+    sets, zone = kit.memory.page_sets, kit.zones[0]
+    pfn = sets.alloc(zone, 0, MIGRATE_MOVABLE, 0)
+    drain = kit.sync.event("both frees have ended")
+    ended: list[int] = []
+
+    def free() -> None:
+        try:
+            sets.free(zone, pfn, 0)
+        finally:
+            ended.append(pfn)
+            if len(ended) == 2:
+                drain.set()
+            drain.wait()
+
+    kit.spawn("one", free)
+    kit.spawn("other", free)
+    kit.sync.await_idle()
+    kit.oracle.check_zones()
+    told = [type(error).__name__ for error in kit.world.survived]
+    kit.oracle.expect(len(told) == 1, "S2", lambda: f"a block was freed twice, and {told} was told of it")
+
+
+@scenario
+def free_from_two_zones(kit: Kit) -> None:
+    """Free blocks of two zones at once: each goes home, whatever the other one looks at."""
+    kit.build(("DMA32", 32), ("Normal", 32), capacity=1, lockless=True)
+    (low,), (high,) = _alloc(kit, 1, GFP | GFP_DMA32, 3), _alloc(kit, 1, order=3)
+    kit.start()
+    kit.spawn("low", lambda: kit.memory.free_pages(low, 3))
+    kit.spawn("high", lambda: kit.memory.free_pages(high, 3))
+    kit.rest(all_reported=False)
+
+
+@scenario
+def allocate_from_many_threads(kit: Kit) -> None:
+    """Allocate and free by the front, from two tasks, beside the worker: every block has one owner (S2)."""
+    kit.build(("Normal", 64), capacity=2, lockless=True)
+
+    def churn() -> None:
+        for pfn in _alloc(kit, 1, order=3):
+            kit.memory.free_pages(pfn, 3)
+
+    kit.start()
+    kit.spawn("one", churn)
+    kit.spawn("other", churn)
+    kit.rest()
+
+
+@scenario
+def a_boost_comes_and_goes(kit: Kit) -> None:
+    """Mix types so that the marks are raised, and take the boost back: the marks in use follow at once (S16)."""
+    kit.build(("Normal", 64), marks=(0, 1, 2), boost_factor=60_000)
+    pfns = kit.alloc_nearly_all(3)
+    kit.start()
+
+    def mix() -> None:
+        for pfn in _alloc(kit, 1, GFP_KERNEL):
+            kit.memory.free_pages(pfn)
+
+    kit.spawn("unmovable", mix)
+    kit.spawn("movable", lambda: kit.free(pfns[0], 3))
+    kit.rest(all_reported=False)
+
+
+@scenario
+def give_back_what_is_not_withheld(kit: Kit) -> None:
+    """Give back a pageblock that nobody withheld, and one that somebody does: the zone stays usable."""
+    kit.build(("Normal", 32), capacity=1)
+    zone = kit.zones[0]
+    pfn = zone.start_pfn
+    kit.start()
+    kit.spawn("give back", lambda: zone.unisolate_pageblock(pfn, MIGRATE_MOVABLE))
+    kit.spawn("withhold", lambda: zone.isolate_pageblock(pfn))
+    kit.settle(all_reported=False)
+    zone.unisolate_pageblock(pfn, MIGRATE_MOVABLE)
+    kit.rest(all_reported=False)
