@@ -14,7 +14,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from stress.bench import reporting, throughput, tracing
+from stress.bench import hypervisor, reporting, throughput, tracing
 from stress.bench.chart import check_chart, write_chart
 from stress.bench.growth import growth
 from stress.bench.measure import QUICK, Effort, Row
@@ -104,6 +104,7 @@ def groups(effort: Effort, present: Present) -> list[partial[list[Row]]]:
         partial(reporting.cost_of_the_worker, effort),
         partial(reporting.hold_times, effort),
         partial(reporting.discard_rate, effort),
+        partial(hypervisor.qemu_against_discard, effort),
         partial(reporting.idle_pass, effort),
         partial(tracing.tracepoints, effort),
         partial(schedule_search, effort),

@@ -5,6 +5,7 @@ guest           zones, CPUs, kernel, start state
 proc_state      a guest's state as `/proc` prints it
 placement       free lists from counts
 recording       trace text of a real guest: its load, and what its reporter really did
+guest_log       a guest that reported to our own device, as a recording
 loads           made-up loads, memory curves, recordings
 host            what is resident, what comes in again, what that costs
 engine          one machine in virtual time

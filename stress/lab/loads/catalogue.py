@@ -67,6 +67,10 @@ def _curve(path: str) -> Curve:
 
 @lru_cache(maxsize=4)
 def _recording(path: str, preset: str) -> Recording:
+    if Path(path).is_dir():
+        from stress.lab.guest_log import read_guest_log  # noqa: PLC0415 - msgspec is an extra
+
+        return read_guest_log(Path(path))
     return read_recording(Path(path), PRESETS[preset])
 
 

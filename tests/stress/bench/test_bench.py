@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from pagealloc import GFP_KERNEL, Memory, ZoneSpec
 from pagealloc.zone import Zone
-from stress.bench import command, peers, table
+from stress.bench import command, hypervisor, peers, table
 from stress.bench.growth import Curve, reported_share, reporting_by_size, zone_size, zones
 from stress.bench.measure import Effort, Row, compare, percentile, several_threads, take_turns
 from stress.bench.peers import Absent, Locked, find_peers
@@ -261,6 +262,24 @@ def test_json_has_every_row_with_ratio_goal_and_met(capsys: pytest.CaptureFixtur
     assert isinstance(machine, dict)
     assert {"python", "gil_enabled", "lock_discipline", "cpus", "processor"} <= set(machine)
     assert isinstance(found["absent"], dict)
+
+
+def test_without_qemu_its_row_is_skipped_and_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+
+    (row,) = hypervisor.qemu_against_discard(TINY)
+
+    assert row.ratio is None
+    assert "apt-get install qemu-system-arm" in (row.skipped or "")
+
+
+@pytest.mark.needs("qemu")
+def test_qemu_is_measured_against_our_own_system_calls() -> None:
+    (row,) = hypervisor.qemu_against_discard(TINY)
+
+    assert row.skipped is None
+    assert row.ratio is not None
+    assert row.ratio > 0
 
 
 def test_without_greenlet_the_rows_of_schedule_search_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:

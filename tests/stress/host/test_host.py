@@ -15,10 +15,12 @@ from fake_front import AVAIL, BLOCK, DESC, FRONT_ADDRESS, GPA, NR_BYTES, FakeFro
 from pagealloc.sync import Sync
 from stress.analysis.log import open_run
 from stress.cli import main
+from stress.errors import BadInput
 from stress.host import wire
 from stress.host.host import Host
 from stress.host.manners import HostManners
 from stress.host.serve_command import listen
+from stress.lab.guest_log import read_guest_log
 
 Told = list[tuple[object, ...]]
 
@@ -359,6 +361,15 @@ def test_serve_balloon_serves_a_guest_and_leaves_what_a_run_leaves(
             (2, 1, "given back"),
         ]
         assert [blocks for (blocks,) in log.rows("SELECT blocks FROM batches")] == [2, 1]
+    recording = read_guest_log(run)
+    (only,) = recording.passes
+    assert (only.blocks, only.pages, only.sizes) == (3, 3 * BLOCK >> 12, [2, 1])
+    assert recording.begin_s <= only.t_s <= only.end_s <= recording.end_s
+
+
+def test_a_log_without_a_guests_reports_is_no_recording(recorded_run: Path) -> None:
+    with pytest.raises(BadInput, match="expected a run of stress guest or serve-balloon"):
+        read_guest_log(recorded_run)
 
 
 def test_a_path_where_somebody_listens_is_left_alone(
