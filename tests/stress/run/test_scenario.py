@@ -87,9 +87,9 @@ def test_a_file_is_a_run_with_phases_that_change_its_manners(tmp_path: Path) -> 
     assert "phases=calm,handover,storm" in params.words().split()
 
 
-def test_the_example_of_the_readme_is_a_scenario(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    example = readme.partition("```toml\n")[2].partition("```")[0]
+def test_the_example_of_the_guide_is_a_scenario(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "RUNS.md").read_text(encoding="utf-8")
+    example = guide.partition("```toml\n")[2].partition("```")[0]
     params = load_scenario(written(tmp_path, example)).params({})
     assert [phase.name for phase in params.phases] == ["calm", "storm", "handover"]
 
