@@ -50,7 +50,7 @@ class PageSets:
         layout = zones[0].layout
         # For each order the number of its first list, -1 for orders that do not rest.
         self._nr_small_orders = min(revision.pcp_max_order + 1, layout.nr_orders)
-        self._first = [
+        self.first = [
             (
                 min(order, self._nr_small_orders) * MIGRATE_PCPTYPES
                 if zones[0].pcp_allowed_order(order)
@@ -74,7 +74,7 @@ class PageSets:
 
     def holds(self, order: int) -> bool:
         """Whether blocks of this order rest on page sets at all (`pcp_allowed_order`)."""
-        return self._first[order] >= 0
+        return self.first[order] >= 0
 
     # -- allocating and freeing ------------------------------------------------------------------------
 
@@ -83,7 +83,7 @@ class PageSets:
 
         Returns its pfn, or -1 when the zone gives none, and for orders that do not rest on sets.
         """
-        first = self._first[order]
+        first = self.first[order]
         if first < 0:
             return -1
         pcp = self._local.value[zone.number]
@@ -110,7 +110,7 @@ class PageSets:
             return -1
         pcp.room -= len(taken) << order
         # Behind what another thread of this CPU may have freed meanwhile.
-        pcp.lists[self._first[order] + migratetype].extendleft(taken[1:])
+        pcp.lists[self.first[order] + migratetype].extendleft(taken[1:])
         return taken[0]
 
     def free(self, zone: Zone, pfn: int, order: int) -> bool:
@@ -122,7 +122,7 @@ class PageSets:
         """
         if not 0 <= order < ORDERS_MAX:
             return False
-        first = self._first[order]
+        first = self.first[order]
         if first < 0:
             return False
         state = zone.state
@@ -256,6 +256,10 @@ class PageSets:
         return sum(1 << order for _, order, _ in taken)
 
     # -- looking ---------------------------------------------------------------------------------------
+
+    def set_of(self, zone: Zone, cpu: int) -> PerCpuPages:
+        """Return a CPU's set of a zone, for those who look on."""
+        return self._all_sets()[cpu][zone.number]
 
     def nr_pages(self, zone: Zone) -> int:
         """Count the pages of a zone that rest on the sets of all CPUs, at about this moment."""

@@ -440,6 +440,14 @@ class Zone(Mobility):
     def pageblock_migratetype(self, pfn: int) -> int:
         return self.get_pageblock_migratetype(pfn - self.base_pfn)
 
+    def block_state(self, pfn: int) -> int:
+        """Return the state byte of the frame at `pfn` (`page_flags`)."""
+        return self.state[pfn - self.base_pfn]
+
+    def set_block_state(self, pfn: int, state: int) -> None:
+        """Say what the block at `pfn` is, for an instrument that plays the part of the free lists."""
+        self.state[pfn - self.base_pfn] = state
+
     def page_is_buddy(self, pfn: int, order: int) -> bool:
         """Whether a free block of exactly this order begins at `pfn`."""
         return self.is_buddy(pfn - self.base_pfn, order)

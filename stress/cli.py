@@ -65,6 +65,11 @@ COMMANDS = {
         "replay recorded runs of the kernel's own code",
         ("golden tests/golden", "golden tests/golden/designed/28_merge_in_flight.jsonl.gz"),
     ),
+    "follow": Command(
+        "stress.golden.follow_command",
+        "hold our page sets against the calls of a running kernel's users",
+        ("follow trace.txt.gz zoneinfo.txt --preset v6.1",),
+    ),
     "bench": Command(
         "stress.bench.command",
         "measure how fast it is, against others and against limits",

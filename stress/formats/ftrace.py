@@ -58,13 +58,14 @@ class TraceEvent(NamedTuple):
 def read_ftrace(path: Path) -> Iterator[TraceEvent]:
     """Yield the events of a file, packed or not, in its order. Raises BadTrace, OSError when it cannot be read."""
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             yield from parse_ftrace(file, str(path))
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
         raise BadTrace(f"{path}: {error}, expected trace text, packed or not") from error
 
 
-def _open(path: Path) -> TextIO:
+def open_text(path: Path) -> TextIO:
+    """Open a text file, packed or not. Raises OSError."""
     return cast("TextIO", gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open())
 
 

@@ -8,8 +8,10 @@ the marks, as in the kernel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pagealloc.memory import Memory
 from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
@@ -194,6 +196,50 @@ def _zone_lines(zone: ZoneCounts) -> list[str]:
 
 def _counter_lines(counters: Mapping[str, int]) -> list[str]:
     return [f"      {name:12} {count}" for name, count in counters.items()]
+
+
+# -- and back --------------------------------------------------------------------------------------------
+
+
+def parse_zoneinfo(text: str) -> list[ZoneCounts]:
+    """Read the zones that a text tells of; whatever else stands in it is passed over."""
+    zones = []
+    for part in re.split(r"^(?=Node \d+, zone +\w+$)", text, flags=re.MULTILINE)[1:]:
+        head, _, body = part.partition("  pages free ")
+        body, _, tail = body.partition("  pagesets")
+        found = re.match(r"Node (\d+), zone +(\w+)", head)
+        free = re.match(r" *(\d+)", body)
+        if found is None or free is None:
+            continue
+        pages = re.findall(r"^ {8}(\w+) +(\d+)$", body, re.MULTILINE)
+        after = re.findall(r"(node_unreclaimable|start_pfn): +(\d+)", tail)
+        fields: dict[str, Any] = {key: int(value) for key, value in [*pages, *after]}
+        protection = re.search(r"protection: \((.*)\)", body)
+        zones.append(
+            ZoneCounts(
+                found[2],
+                int(found[1]),
+                free=int(free[1]),
+                protection=[int(word) for word in protection[1].split(",")] if protection else (0,),
+                page_sets=[PageSetCounts(*map(int, words)) for words in _PAGE_SET.findall(tail)],
+                counters=_parse_counters(body),
+                node_counters=_parse_counters(head) if "per-node stats" in head else None,
+                **{key: fields[key] for key in _MARKS_AND_SIZES if key in fields},
+            )
+        )
+    return zones
+
+
+_MARKS_AND_SIZES = (
+    "boost", "min", "low", "high", "spanned", "present", "managed", "node_unreclaimable", "start_pfn",
+)  # fmt: skip
+_PAGE_SET = re.compile(
+    r"cpu: (\d+)\s+count: +(\d+)\s+high: +(\d+)\s+batch: +(\d+)(?:\s+high_\w+: \d+)*\s+vm stats threshold: (\d+)"
+)
+
+
+def _parse_counters(text: str) -> dict[str, int]:
+    return {name: int(value) for name, value in re.findall(r"^ {6}(\w+) +(\d+)$", text, re.MULTILINE)}
 
 
 FILES = {"buddyinfo": buddyinfo, "pagetypeinfo": pagetypeinfo, "zoneinfo": zoneinfo}

@@ -19,11 +19,11 @@ from stress.cli import main
 from stress.formats.procfs import (
     FILES,
     MIGRATETYPE_NAMES,
-    PageSetCounts,
     ZoneCounts,
     buddyinfo,
     memory_zones,
     pagetypeinfo,
+    parse_zoneinfo,
     zoneinfo,
 )
 
@@ -51,42 +51,6 @@ def parse_pagetypeinfo(text: str) -> list[ZoneCounts]:
         )
         for (node, name), lists in free.items()
     ]
-
-
-def parse_zoneinfo(text: str) -> list[ZoneCounts]:
-    """Read what a script would read from zoneinfo."""
-    zones = []
-    for part in re.split(r"^(?=Node )", text, flags=re.MULTILINE)[1:]:
-        head, _, body = part.partition("  pages free ")
-        body, _, tail = body.partition("  pagesets")
-        node, name = re.findall(r"Node (\d+), zone +(\w+)", head)[0]
-        fields = {key: int(value) for key, value in re.findall(r"^ {8}(\w+) +(\d+)$", body, re.MULTILINE)}
-        fields.pop("cma")
-        sets = [
-            PageSetCounts(*map(int, found))
-            for found in re.findall(
-                r"cpu: (\d+)\s+count: (\d+)\s+high: +(\d+)\s+batch: (\d+)\s+vm stats threshold: (\d+)", tail
-            )
-        ]
-        after = dict(re.findall(r"(node_unreclaimable|start_pfn): +(\d+)", tail))
-        zones.append(
-            ZoneCounts(
-                name,
-                int(node),
-                free=numbers(body)[0],
-                protection=numbers(re.findall(r"protection: \((.*)\)", body)[0]),
-                page_sets=sets,
-                counters=counters(body),
-                node_counters=counters(head) if "per-node stats" in head else None,
-                **{key: int(value) for key, value in after.items()},  # type: ignore[arg-type]
-                **fields,  # type: ignore[arg-type]
-            )
-        )
-    return zones
-
-
-def counters(text: str) -> dict[str, int]:
-    return {name: int(value) for name, value in re.findall(r"^ {6}(\w+) +(\d+)$", text, re.MULTILINE)}
 
 
 # -- the kernel's own text ---------------------------------------------------------------------------------
