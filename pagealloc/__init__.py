@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from pagealloc import buddy
 from pagealloc.errors import (
     BadPage,
     CorruptPageSet,
@@ -48,7 +49,12 @@ from pagealloc.zone import Zone
 
 __version__ = "0.1.0"
 
+COMPILED = not buddy.__file__.endswith(
+    ".py"
+)  # whether this is the compiled build of floor 1 (hatch_build.py)
+
 __all__ = [
+    "COMPILED",
     "GFP_ATOMIC",
     "GFP_DMA",
     "GFP_DMA32",

@@ -18,7 +18,7 @@ from signal import SIGINT, SIGPIPE
 from traceback import print_exc
 from typing import NamedTuple, NoReturn
 
-from pagealloc import __version__
+from pagealloc import COMPILED, __version__
 from pagealloc.errors import RamError
 from stress.errors import (
     EXIT_BAD_INPUT,
@@ -31,6 +31,7 @@ from stress.errors import (
     CannotBeDone,
     one_line,
 )
+from stress.provenance import INTERPRETED_ONLY
 from stress.system.leaving import raised_once
 from workers.errors import ReporterError
 
@@ -159,6 +160,7 @@ COMMANDS = {
 
 PACKAGES_OF_EXTRAS = {"analysis": ("duckdb", "msgspec", "plotly"), "search": ("greenlet",)}
 NEEDS = {"analysis": "reading logs needs", "search": "schedule search needs"}
+BUILD = " (compiled)" if COMPILED else ""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -235,7 +237,7 @@ def build_parser(chosen: str) -> argparse.ArgumentParser:
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pagealloc {__version__}")
+    parser.add_argument("--version", action="version", version=f"pagealloc {__version__}{BUILD}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     for name, command in COMMANDS.items():
         start = "pagealloc" if program == "pagealloc" else "python -m stress"
@@ -253,6 +255,8 @@ def build_parser(chosen: str) -> argparse.ArgumentParser:
 
 
 def _add_arguments(parser: argparse.ArgumentParser, command: Command) -> None:
+    if COMPILED and command.extra == "search":
+        raise BadArgument(f"this command needs {INTERPRETED_ONLY}")
     try:
         module = import_module(command.module)
     except ModuleNotFoundError as error:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pagealloc.sync_real import RealSync
 from stress.errors import EXIT_SIGNAL, EXIT_SUCCESS, BadArgument, Verdict
+from stress.provenance import blind_spots
 from stress.run.conductor import StressRun
 from stress.run.directory import RunDirectory, RunDirectoryError, default_path
 from stress.run.footprint import use_one_arena
@@ -149,6 +150,8 @@ def _watched_run(
     console = Console(stderr=quiet)
     if not quiet:
         console.print(f"stress run: {params.words()}", highlight=False, markup=False, soft_wrap=True)
+        for note in blind_spots():
+            console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     # What cannot move its cursor gets lines: a pipe, and a dumb terminal.
     view: View = LiveView(console) if console.is_interactive else LineView(console, params.stat_interval)
     try:

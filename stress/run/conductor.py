@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pagealloc.sync import Sync, Thread
 from stress.log.recorder import Recorder
 from stress.mutants import planted
+from stress.provenance import blind_spots
 from stress.run.crew import Crew
 from stress.run.gauge import SAMPLE_INTERVAL_S, Gauge, Watcher
 from stress.run.inspection import Inspection
@@ -103,7 +104,7 @@ class StressRun:
 
     def _go_through(self) -> None:
         self._gauge.begin()
-        self.summary.notes += self._inspection.zones_out_of_reach()
+        self.summary.notes += [*blind_spots(), *self._inspection.zones_out_of_reach()]
         self.rig.start()
         self.crew.muster()
         self._load()

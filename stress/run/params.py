@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Any
 
-from pagealloc import gfp
+from pagealloc import COMPILED, gfp
 from pagealloc.memory import ZoneSpec
 from pagealloc.mmzone import PAGE_SHIFT, ZONE_NAMES, Layout
 from pagealloc.revision import PRESETS
 from stress.errors import BadArgument, quoted
 from stress.mutants import MUTANTS
+from stress.provenance import INTERPRETED_ONLY
 from workers.allocators import Load, Mix, Rhythm
 from workers.page_reporting import CAPACITY_MAX
 from workers.reporters import SHIPPED
@@ -151,6 +152,7 @@ class RunParams:
         _expect("--reporter-timeout", timeout, killable, "--reporter qemu, which can be killed")
         _expect("--log", self.log, self.log in ("all", "off"), "all or off")
         if self.mutant is not None:
+            _expect("--mutant", self.mutant, not COMPILED, INTERPRETED_ONLY)
             _expect(
                 "--mutant", self.mutant, self.mutant in MUTANTS, "one that explore --list shows, M-1 .. M-64"
             )
