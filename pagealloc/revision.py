@@ -39,6 +39,9 @@ class Revision:
     pcp_remembers_type: bool
     """A drained block goes to the lists of the type that it was freed as (before v6.7), else of its pageblock's now."""
 
+    movable_keeps_token: bool
+    """The min mark of a zone Movable is 32 to 128 pages (v6.6), else its share of `min_free_kbytes`."""
+
     # mm/page_reporting.c
     report_when_full: bool
     """A full batch is sent at once; else when one more unreported block is met, or at the end of the zone."""
@@ -62,6 +65,7 @@ V6_1 = Revision(
     pcp_tunes_high=False,
     pcp_drains_by_turns=False,
     pcp_remembers_type=True,
+    movable_keeps_token=False,
     report_when_full=False,
     rotate=True,
     budget=True,

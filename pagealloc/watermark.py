@@ -23,18 +23,28 @@ def default_min_free_kbytes(zones: Sequence[Zone]) -> int:
 
 
 def setup_per_zone_wmarks(zones: Sequence[Zone], min_free_kbytes: int) -> None:
-    """Set every zone's marks from its share of `min_free_kbytes`."""
+    """Set every zone's marks from its share of `min_free_kbytes`.
+
+    Nobody allocates for the kernel's own emergencies from high memory, so such a zone keeps a token only; since 6.6
+    that holds for Movable zones too.
+    """
     pages_min = min_free_kbytes >> (PAGE_SHIFT - 10)
-    lowmem_pages = sum(zone.managed_pages for zone in zones if _is_lowmem(zone))
+    shared_pages = sum(zone.managed_pages for zone in zones if not _keeps_a_token(zone))
     for zone in zones:
-        share = pages_min * zone.managed_pages // max(1, lowmem_pages)
-        if _is_lowmem(zone):
-            min_pages = share
-        else:
-            smallest, largest = HIGHMEM_MIN_PAGES
-            min_pages = min(max(zone.managed_pages // 1024, smallest), largest)
+        share = pages_min * zone.managed_pages // max(1, shared_pages)
+        min_pages = token_min_pages(zone.managed_pages) if _keeps_a_token(zone) else share
         step = max(share // 4, zone.managed_pages * WATERMARK_SCALE_FACTOR // 10_000)
         zone.set_watermarks(min_pages, min_pages + step, min_pages + 2 * step)
+
+
+def token_min_pages(managed_pages: int) -> int:
+    """Return the min mark of a zone that keeps a token, in pages; one without pages has it too."""
+    smallest, largest = HIGHMEM_MIN_PAGES
+    return min(max(managed_pages // 1024, smallest), largest)
+
+
+def _keeps_a_token(zone: Zone) -> bool:
+    return zone.name == "HighMem" or (zone.name == "Movable" and zone.revision.movable_keeps_token)
 
 
 def setup_per_zone_lowmem_reserve(zones: Sequence[Zone]) -> None:

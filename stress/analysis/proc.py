@@ -14,7 +14,7 @@ from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
 from pagealloc.pcp import CPUS
 from pagealloc.per_cpu_pages import zone_bounds
 from pagealloc.watermark import lowmem_reserve
-from stress.formats.procfs import PageSetCounts, ZoneCounts
+from stress.formats.procfs import PageSetCounts, ZoneCounts, every_zone
 from stress.invariants import Judge, ShadowZone
 from stress.log.events import EVENTS, HEADER
 from stress.log.files import BadLog
@@ -45,7 +45,8 @@ def zones_at(run: Path, at_s: float) -> list[ZoneCounts]:
         raise BadLog(f"{run}: the log is damaged before {at_s:g} s: {damage}") from damage
     except (LookupError, TypeError, ValueError) as error:
         raise BadLog(f"{run}: {reader.where}: the record fits nothing that came before ({error})") from error
-    return [_count(judge, shadow) for shadow in judge.zones.values()]
+    shadows = list(judge.zones.values())
+    return every_zone([_count(judge, shadow) for shadow in shadows], shadows[0].revision)
 
 
 def _count(judge: Judge, shadow: ShadowZone) -> ZoneCounts:
@@ -76,5 +77,4 @@ def _count(judge: Judge, shadow: ShadowZone) -> ZoneCounts:
         # The log does not say which CPU's set a page rests on: all of them together, as if they were one.
         page_sets=[PageSetCounts(0, on_page_sets, bounds.high_min, bounds.batch)],
         counters={"nr_free_pages": shadow.nr_free_pages},
-        node_counters={} if neighbours[0] is shadow else None,
     )

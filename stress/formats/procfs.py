@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pagealloc.memory import Memory
-from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN, ZONE_NAMES
+from pagealloc.revision import Revision
+from pagealloc.watermark import token_min_pages
 from pagealloc.zone import Zone
 
 MIGRATETYPE_NAMES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
@@ -63,8 +65,31 @@ class ZoneCounts:
 
 
 def memory_zones(memory: Memory) -> list[ZoneCounts]:
-    """Count a live memory, each zone under its lock."""
-    return [_count(memory, zone) for zone in memory.zones]
+    """Count a live memory, each zone under its lock; with the zones that have no pages, as the kernel knows them."""
+    return every_zone([_count(memory, zone) for zone in memory.zones], memory.revision)
+
+
+def every_zone(zones: Sequence[ZoneCounts], revision: Revision) -> list[ZoneCounts]:
+    """Return all zones of all nodes in the kernel's order: those given, and those that have no pages.
+
+    The machine is a 64-bit one, without HighMem, unless a zone of that name is given.
+    """
+    given = {(zone.node, zone.name): zone for zone in zones}
+    names = [name for name in ZONE_NAMES if name != "HighMem" or any(zone.name == name for zone in zones)]
+    columns = [ZONE_NAMES.index(name) for name in names]
+    found = []
+    for node in sorted({zone.node for zone in zones}):
+        for name in names:
+            zone = given.get((node, name))
+            if zone is None:
+                mark = token_min_pages(0) if name == "Movable" and revision.movable_keeps_token else 0
+                zone = ZoneCounts(name, node, min=mark, low=mark, high=mark, protection=[0] * len(ZONE_NAMES))
+            found.append(replace(zone, protection=[zone.protection[column] for column in columns]))
+    first = {
+        node: next(zone for zone in found if zone.node == node and zone.present)
+        for node in {z.node for z in zones}
+    }
+    return [replace(zone, node_counters={} if zone is first[zone.node] else None) for zone in found]
 
 
 def _count(memory: Memory, zone: Zone) -> ZoneCounts:
@@ -96,7 +121,6 @@ def _count(memory: Memory, zone: Zone) -> ZoneCounts:
         pageblocks=[block_types.count(migratetype) for migratetype in range(MIGRATE_TYPES)],
         page_sets=_page_sets(memory, zone),
         counters={"nr_free_pages": free},
-        node_counters={} if _first_of_its_node(memory, zone) else None,
     )
 
 
@@ -104,10 +128,6 @@ def _page_sets(memory: Memory, zone: Zone) -> list[PageSetCounts]:
     return (
         [] if memory.page_sets is None else [PageSetCounts(*each) for each in memory.page_sets.holdings(zone)]
     )
-
-
-def _first_of_its_node(memory: Memory, zone: Zone) -> bool:
-    return next(other for other in memory.zones if other.node == zone.node) is zone
 
 
 def _populated(zones: Sequence[ZoneCounts]) -> list[ZoneCounts]:

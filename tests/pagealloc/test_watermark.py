@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from zone_kit import exhaust, make_zone
 
@@ -16,6 +18,7 @@ from pagealloc.mmzone import (
     MIGRATE_MOVABLE,
     ZONE_NAMES,
 )
+from pagealloc.revision import V5_7, Revision
 from pagealloc.watermark import default_min_free_kbytes, setup_per_zone_wmarks
 
 # -- the test of a mark --------------------------------------------------------------------------------
@@ -142,6 +145,34 @@ def test_the_default_reserve_looks_at_low_memory_only() -> None:
     assert default_min_free_kbytes(zones) == 1024
 
 
+# linux-mm, March 2020: /proc/zoneinfo of a machine with two nodes and a Movable zone, Linux 5.6.
+POSTED = {
+    ("DMA", 0): (3977, [5, 8, 11]),
+    ("DMA32", 0): (758_116, [1129, 1887, 2645]),
+    ("Normal", 0): (503_620, [750, 1253, 1756]),
+    ("Movable", 0): (131_072, [195, 326, 457]),
+    ("Normal", 1): (257_744, [383, 640, 897]),
+}
+
+
+def test_the_marks_are_those_of_a_posted_machine_of_2020() -> None:
+    specs = [ZoneSpec(name, pages, node) for (name, node), (pages, _) in POSTED.items()]
+    memory = Memory(specs, ram=None, page_sets=False, min_free_kbytes=9857, revision=V5_7)
+
+    assert [zone.watermark for zone in memory.zones] == [marks for _, marks in POSTED.values()]
+
+
+def test_a_movable_zone_has_its_share_of_the_reserve_or_a_token() -> None:
+    specs = [ZoneSpec("Normal", 1 << 16), ZoneSpec("Movable", 1 << 16)]
+
+    def marks(revision: Revision) -> list[int]:
+        memory = Memory(specs, ram=None, page_sets=False, min_free_kbytes=4096, revision=revision)
+        return [zone.watermark[0] for zone in memory.zones]
+
+    assert marks(replace(V5_7, movable_keeps_token=False)) == [512, 512]
+    assert marks(replace(V5_7, movable_keeps_token=True)) == [1024, 64]
+
+
 def test_a_single_zone_gets_the_whole_reserve() -> None:
     """64 MiB: 1024 KiB are 256 pages; a quarter of that lies between two marks."""
     assert make_memory(ZoneSpec("Normal", 1 << 14)).zones[0].watermark == [256, 320, 384]
@@ -159,12 +190,12 @@ def test_the_distance_of_the_marks_is_a_thousandth_of_the_zone_at_least() -> Non
 
 @pytest.mark.parametrize(("managed_pages", "min_pages"), [(1 << 10, 32), (1 << 16, 64), (1 << 20, 128)])
 def test_high_zones_keep_little(managed_pages: int, min_pages: int) -> None:
-    normal, movable = huge_zone("Normal", 1 << 14), huge_zone("Movable", managed_pages)
-    setup_per_zone_wmarks([normal, movable], 1024)
+    normal, highmem = huge_zone("Normal", 1 << 14), huge_zone("HighMem", managed_pages)
+    setup_per_zone_wmarks([normal, highmem], 1024)
 
     step = 256 * managed_pages // (1 << 14) // 4
     step = max(step, managed_pages // 1000)
-    assert movable.watermark == [min_pages, min_pages + step, min_pages + 2 * step]
+    assert highmem.watermark == [min_pages, min_pages + step, min_pages + 2 * step]
     assert normal.watermark == [256, 320, 384]
 
 

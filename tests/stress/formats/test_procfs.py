@@ -14,11 +14,13 @@ import pytest
 
 from pagealloc.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from pagealloc.memory import Memory, ZoneSpec
+from pagealloc.revision import V6_1
 from pagealloc.sync import Sync
 from stress.cli import main
 from stress.formats.procfs import (
     FILES,
     MIGRATETYPE_NAMES,
+    PageSetCounts,
     ZoneCounts,
     buddyinfo,
     memory_zones,
@@ -100,8 +102,9 @@ def test_a_live_memory_reads_like_a_guest(sync: Sync) -> None:
         memory.alloc_pages(GFP_KERNEL, 3)
         memory.alloc_pages(GFP_HIGHUSER_MOVABLE, 9)
         zones = memory_zones(memory)
+        assert [zone.name for zone in zones] == ["DMA", "DMA32", "Normal", "Movable"]
         read = parse_pagetypeinfo(pagetypeinfo(zones))
-        info = parse_zoneinfo(zoneinfo(zones))
+        info = [zone for zone in parse_zoneinfo(zoneinfo(zones)) if zone.managed]
         lines = buddyinfo(zones).splitlines()
         for zone, counts, marks, line in zip(memory.zones, read, info, lines, strict=True):
             assert numbers(line.partition(zone.name)[2]) == list(zone.nr_free)
@@ -116,8 +119,63 @@ def test_a_live_memory_reads_like_a_guest(sync: Sync) -> None:
             assert (marks.start_pfn, marks.managed) == (zone.start_pfn, zone.managed_pages)
             assert marks.page_sets[0].count == memory.nr_page_set_pages(zone)
         assert sum(marks.page_sets[0].count for marks in info) > 0
-        assert info[0].protection == memory.zones[0].lowmem_reserve
+        assert info[0].protection == [*memory.zones[0].lowmem_reserve[:3], memory.zones[0].lowmem_reserve[4]]
         assert [marks.node_counters is not None for marks in info] == [True, False]
+
+
+def test_every_node_has_every_zone_down_to_its_protection() -> None:
+    specs = [ZoneSpec("DMA32", 4096), ZoneSpec("Normal", 4096), ZoneSpec("Normal", 4096, node=1)]
+    for movable_keeps_token in (False, True):
+        revision = replace(V6_1, movable_keeps_token=movable_keeps_token)
+        text = zoneinfo(memory_zones(Memory(specs, ram=None, revision=revision)))
+        heads = re.findall(r"^Node (\d), zone +(\w+)$", text, re.MULTILINE)
+        assert heads == [(node, name) for node in "01" for name in ("DMA", "DMA32", "Normal", "Movable")]
+        # The kernel's unpopulated Movable zone has a min mark of 32 pages since 6.6.
+        mark = 32 if movable_keeps_token else 0
+        empty = text[text.index("Node 1, zone  Movable") :]
+        assert empty == (
+            "Node 1, zone  Movable\n"
+            "  pages free     0\n"
+            "        boost    0\n"
+            f"        min      {mark}\n"
+            f"        low      {mark}\n"
+            f"        high     {mark}\n"
+            "        spanned  0\n"
+            "        present  0\n"
+            "        managed  0\n"
+            "        cma      0\n"
+            "        protection: (0, 0, 0, 0)\n"
+        )
+        # Each node's figures stand in its first zone that has pages, as parsers expect.
+        assert re.findall(r"^Node (\d), zone +(\w+)\n  per-node stats$", text, re.MULTILINE) == [
+            ("0", "DMA32"),
+            ("1", "Normal"),
+        ]
+
+
+def test_zones_are_printed_by_node_whatever_their_addresses() -> None:
+    specs = [ZoneSpec("Normal", 4096, node=1), ZoneSpec("Normal", 4096), ZoneSpec("HighMem", 4096)]
+    zones = memory_zones(Memory(specs, ram=None))
+
+    assert [(zone.node, zone.name) for zone in zones if zone.present] == [
+        (0, "Normal"),
+        (0, "HighMem"),
+        (1, "Normal"),
+    ]
+    assert len(zones[0].protection) == 5
+
+
+def test_a_processors_page_set_is_printed_for_each_in_their_order() -> None:
+    memory = Memory([ZoneSpec("Normal", 1 << 18)], ram=None, cpus=3, min_free_kbytes=67584)
+    memory.run_on_cpu(1)
+    memory.alloc_pages(GFP_KERNEL)
+    (zone,) = [zone for zone in parse_zoneinfo(zoneinfo(memory_zones(memory))) if zone.managed]
+
+    assert zone.page_sets == [
+        PageSetCounts(0, 0, 7040, 63),
+        PageSetCounts(1, 62, 7040, 63),
+        PageSetCounts(2, 0, 7040, 63),
+    ]
 
 
 # -- a log -------------------------------------------------------------------------------------------------
@@ -149,7 +207,8 @@ def test_a_log_gives_the_zones_as_they_were(recorded_run: Path, capsys: pytest.C
         if count
     } == lists
     assert read.pageblocks == [last["block_types"].count(str(k)) for k in range(5)]
-    info = parse_zoneinfo(text_at(recorded_run, "zoneinfo", 1e6, capsys))[last["zone"]]
+    text = text_at(recorded_run, "zoneinfo", 1e6, capsys)
+    info = [zone for zone in parse_zoneinfo(text) if zone.managed][last["zone"]]
     assert (info.free, info.min, info.low, info.high) == (last["nr_free_pages"], *last["watermark"])
     assert info.page_sets[0].count == 0
 
