@@ -80,7 +80,10 @@ class Request(NamedTuple):
     """What a combination of flags, order and node comes to (`struct alloc_context`)."""
 
     preferred: Zone | None  # the first of the zonelist
-    fast_marks: list[int]  # of the preferred zone
+    # Of the preferred zone: its list itself, not a copy, which would be one more look through the zone for each
+    # allocation. So a zone changes its marks in place. One that puts a new list in their place lets allocations go by
+    # the old marks, past the min mark, and nothing else looks wrong.
+    fast_marks: list[int]
     highest: int  # zone that may be used, as an index into `ZONE_NAMES`
     nr_pages: int
     migratetype: int

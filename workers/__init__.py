@@ -1,4 +1,15 @@
-"""The threads around the memory: delayed work, the reporting device and its worker, reporters, allocators."""
+"""The threads around the memory: delayed work, the reporting device and its worker, reporters, allocators.
+
+page_reporting  the worker and the device: start here
+policy          what the worker may decide, and what the kernel decides
+policies        what others decide
+workqueue       delayed work on one thread
+reporters       what a device does with a batch, and how to load one
+qemu            one of them: QEMU's own balloon
+allocators      the load
+child           a program that never outlives us
+errors          what a reporter raises
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,15 @@
-"""How fast it is: ratios measured inside one run, against everybody else and against limits of the interpreter."""
+"""How fast it is: ratios measured inside one run, against everybody else and against limits of the interpreter.
+
+command     `stress bench`
+measure     contenders that take turns, and the median of their ratios
+workloads   what is asked of an allocator
+throughput  rows about allocating and freeing
+reporting   rows about the worker
+hypervisor  rows about QEMU's balloon
+tracing     rows about tracepoints
+search      rows about schedule search
+growth      how costs grow
+peers       other people's allocators
+table       the figures, on a terminal and in files
+chart       the figures as a page
+"""

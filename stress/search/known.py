@@ -6,6 +6,35 @@ from one judge to the next, and is judged when it is first heard by a judge who 
 alike again is looked up.
 """
 
+# Why it is like this
+#
+# Every execution had a judge of its own once, which changed as it heard, and a whole zone was walked (`validate`)
+# whenever its lock was given back. So a search found out again, in each execution, what the one before had found out:
+# schedules of one program share nearly all of their events.
+#
+# The first step remembered what an event makes of a *zone's shadow*, in a judge of its own kind. It left the judge's
+# other half to be judged each time, and there were two judges to keep alike. Then whole judges became values: `after`
+# leads from (judge, event) to the next judge, the second kind of judge went, and an event that was heard before costs a
+# look into a dict. It holds up because a judge is a function of its events. Its `key` is all of its attributes, so that
+# one which somebody adds tells judges apart at once, without a list to be kept.
+#
+# Judges and shadows with equal keys are one object (`keep`), and compared by identity: that is what makes `after` and
+# `agreed` quick. States of zones are the other way round, looked through and compared, because the containers of a zone
+# change and have no hash, and comparing two bytearrays takes less time than making a key of one.
+#
+# What went wrong here went wrong silently, by calling right what nobody had looked at:
+#
+#   * The frames alone were the key of what is valid, and machines with another layout or other marks have such frames,
+#     too. Whatever a look judges is in the key or in the state (`Oracle.check_zone`).
+#   * A judge that was kept knew the `fail` of its execution, which knew the world and everything in it. What is kept
+#     gets `_unheard` in its place, and that raises: whoever is remembered has nothing left to judge.
+#   * A fault that is planted must not meet what was remembered without it: a search plants first, and each search has
+#     a `Known` of its own.
+#
+# Open questions. `trim` forgets everything at once; whether forgetting the oldest would pay was not measured. The order
+# of locks is kept over executions, too, so a cycle whose two halves were met in two of them is found, and a replay of
+# the second alone does not show it.
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
