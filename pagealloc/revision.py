@@ -51,6 +51,8 @@ class Revision:
     """One visit to a list makes ceil(nr_free / (16 * capacity)) + 1 report calls at most, then asks again."""
     leave_after_nr_free: bool
     """A list is left once as many blocks were taken as its free area held when the visit began."""
+    full_barrier: bool
+    """A full barrier orders the worker's store of ACTIVE before its looks at the lists; no kernel has it (`preset`)."""
 
 
 V6_1 = Revision(
@@ -70,6 +72,7 @@ V6_1 = Revision(
     rotate=True,
     budget=True,
     leave_after_nr_free=False,
+    full_barrier=False,
 )
 
 V5_7 = replace(
@@ -94,3 +97,11 @@ CORE = replace(ROTATION, name="36e66c55", rotate=False, report_when_full=True)
 SEED = replace(CORE, name="seed", rotate=True, leave_after_nr_free=True)
 
 PRESETS = {revision.name: revision for revision in (CORE, ROTATION, V5_7, V6_1, SEED)}
+
+WITH_BARRIER = "+mb"  # behind a preset's name: with the full barrier that the kernels lack
+
+
+def preset(name: str) -> Revision:
+    """Return a preset; `v6.1+mb` is v6.1 with `full_barrier`. Raises KeyError for a name that is none."""
+    revision = PRESETS[name.removesuffix(WITH_BARRIER)]
+    return replace(revision, full_barrier=True) if name.endswith(WITH_BARRIER) else revision

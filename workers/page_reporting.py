@@ -358,7 +358,10 @@ class PageReporting:
         self.stats.passes += 1
         self.stats.refused_in_pass = 0
         lost = False
-        registration.state.store(PAGE_REPORTING_ACTIVE)
+        if self.revision.full_barrier:
+            registration.state.xchg(PAGE_REPORTING_ACTIVE)
+        else:
+            registration.state.store(PAGE_REPORTING_ACTIVE)
         self.policy.begin_pass(self._sync.monotonic())
         self._tell("page_reporting_pass_begin", self.stats.passes)
         try:

@@ -17,6 +17,7 @@ from greenlet import GreenletExit
 from pagealloc.sync import Local, Rng
 from pagealloc.sync_real import RealRng
 from stress.controlled.lockdep import Lockdep
+from stress.controlled.memory import StoreBuffers
 from stress.controlled.world import Subject, Task, World
 
 T = TypeVar("T")
@@ -196,6 +197,26 @@ class ControlledAtomic(Subject):
         return self.value
 
 
+class BufferedAtomic(ControlledAtomic):
+    """An atomic whose plain stores may wait in the storing task's buffer."""
+
+    __slots__ = ()
+
+    world: StoreBuffers
+
+    def load(self) -> int:
+        self.world.point("load", self)
+        own = self.world.buffered(self)
+        return self.value if own is None else own
+
+    def store(self, value: int, /) -> None:
+        self.world.point("store", self)
+        self.world.store(self, value, self._write)
+
+    def _write(self, value: int) -> None:
+        self.value = value
+
+
 class ControlledThread:
     """A task, seen from others."""
 
@@ -287,6 +308,8 @@ class ControlledSync:
         return ControlledEvent(self.world, name)
 
     def atomic(self, name: str, value: int) -> ControlledAtomic:
+        if isinstance(self.world, StoreBuffers):
+            return BufferedAtomic(self.world, name, value)
         return ControlledAtomic(self.world, name, value)
 
     def local(self, make: Callable[[], T], retire: Callable[[T], None]) -> Local[T]:

@@ -186,6 +186,7 @@ class World:
 
     # What a task runs on; whoever executes often hands in `Coroutines`, and the benchmark threads.
     coroutine: type[greenlet] | Coroutines = greenlet
+    memory = "sc"  # the memory model: sequentially consistent; see `memory` for another
     running: Callable[[], greenlet] = staticmethod(getcurrent)
 
     def __init__(
@@ -282,8 +283,8 @@ class World:
         if self.aborting:
             return
         task = self.current
-        if task.held or self.lockless_writes:
-            self.publish(task)
+        if task.held or self.lockless_writes:  # `publish`, without a call
+            self.data_history = hash((self.data_history, task.history))
         candidates = self._ready
         if len(candidates) > 1:
             chosen = self._pick(candidates, task)
@@ -353,6 +354,11 @@ class World:
         """Keep what was done to a block, if somebody wants the story."""
         if self.log is not None:
             self.log.append(LogEntry("page", self.current.number, text, subject, self.now_s, pfn, order))
+
+    def tell(self, task: Task, text: str, subject: Subject) -> None:
+        """Keep in words what a task did to something that is no step of its own."""
+        if self.log is not None:
+            self.log.append(LogEntry("step", task.number, text, subject.name, self.now_s))
 
     def fail(self, invariant: str, text: str) -> NoReturn:
         """End the execution: an invariant does not hold."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pagealloc.revision import PRESETS
+from pagealloc.revision import PRESETS, WITH_BARRIER
 from stress.controlled.world import Violation
 from stress.errors import BadArgument, Verdict, one_line
 from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.search import replay
-from stress.search.explore import Failure, Result
+from stress.search.explore import MEMORY_MODELS, Failure, Result
 from stress.search.jobs import STRATEGIES, Job, run_jobs, save
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import tell
@@ -41,9 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     strategies = f"{', '.join(STRATEGIES)} (default: portfolio)"
     parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=strategies)
-    presets = f"kernel to follow: {', '.join(PRESETS)}, or all (default: v6.1)"
+    presets = (
+        f"kernel to follow: {', '.join(PRESETS)}, or all (default: v6.1); {WITH_BARRIER} behind one adds the barrier "
+        "that --memory tso finds missing"
+    )
     parser.add_argument("--preset", default="v6.1", metavar="P", help=presets)
     parser.add_argument("--mutant", metavar="M", help="plant a fault first; --list shows them")
+    memory = "memory model: sc (default), or tso, where a plain store may wait in its task's store buffer"
+    parser.add_argument("--memory", default="sc", metavar="M", help=memory)
     parser.add_argument("--list", action="store_true", help="list scenarios and mutants, and do nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", type=Path, metavar="DIR", help="where replay files go, if not here")
@@ -87,7 +92,11 @@ def _explore_jobs(arguments: argparse.Namespace) -> list[Job]:
     for name, least in (("executions", 1), ("preemptions", 0), ("jobs", 1)):
         if getattr(arguments, name) < least:
             raise BadArgument(f"--{name}: {getattr(arguments, name)}, expected {least} or more")
-    for name, known in (("strategy", STRATEGIES), ("preset", (*PRESETS, "all"))):
+    for name, known in (
+        ("strategy", STRATEGIES),
+        ("preset", ("all", *PRESETS, *(name + WITH_BARRIER for name in PRESETS))),
+        ("memory", tuple(MEMORY_MODELS)),
+    ):
         if getattr(arguments, name) not in known:
             raise BadArgument(f"--{name}: {getattr(arguments, name)!r}, expected one of {', '.join(known)}")
     if arguments.scenario is not None and arguments.scenario not in SCENARIOS:
@@ -107,6 +116,7 @@ def _explore_jobs(arguments: argparse.Namespace) -> list[Job]:
             -(-arguments.executions // spread),
             arguments.preemptions,
             arguments.mutant,
+            arguments.memory,
         )
         for preset in presets
         for scenario in scenarios

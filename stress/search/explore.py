@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import extract_tb
 
-from pagealloc.revision import PRESETS, Revision
+from pagealloc import revision
+from pagealloc.revision import Revision
 from pagealloc.sync_real import RealSync
+from stress.controlled.memory import StoreBuffers
 from stress.controlled.shrink import shrink
 from stress.controlled.strategy import Portfolio, Strategy
 from stress.controlled.world import Abandoned, Chooser, Coroutines, ScheduleError, Violation, World
@@ -22,6 +24,9 @@ from stress.search.known import Known
 from stress.search.scenarios import SCENARIOS, Body
 from workers.page_reporting import Reporter
 
+# What becomes of a plain store: all see it at once, or it may wait in its task's store buffer.
+MEMORY_MODELS: dict[str, type[World]] = {"sc": World, "tso": StoreBuffers}
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -30,6 +35,7 @@ class Failure:
     scenario: str
     preset: str
     mutant: str | None
+    memory: str
     invariant: str
     text: str
     schedule: list[int]
@@ -61,14 +67,25 @@ class Program:
     """
 
     def __init__(
-        self, name: str, body: Body, revision: Revision, reporter: type[Reporter] | None = None
+        self,
+        name: str,
+        body: Body,
+        kernel: Revision,
+        reporter: type[Reporter] | None = None,
+        memory: str = "sc",
     ) -> None:
         self.name = name
-        self.revision = revision
+        self.revision = kernel
         self.reporter = reporter
+        self.memory = memory
         self._body = body
         self._known = Known()
         self._coroutines: Coroutines | None = None
+
+    @property
+    def preset(self) -> str:
+        """The name that `pagealloc.revision.preset` knows the revision by."""
+        return self.revision.name + (revision.WITH_BARRIER if self.revision.full_barrier else "")
 
     @contextmanager
     def reusing(self) -> Iterator[None]:
@@ -80,10 +97,12 @@ class Program:
             self._coroutines.close()
             self._coroutines = None
 
-    def execute(self, chooser: Chooser, *, log: bool = False, world_class: type[World] = World) -> World:
+    def execute(
+        self, chooser: Chooser, *, log: bool = False, world_class: type[World] | None = None
+    ) -> World:
         """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
-        world = world_class(chooser, log=log)
-        if self._coroutines is not None and world_class is World:
+        world = (world_class or MEMORY_MODELS[self.memory])(chooser, log=log)
+        if self._coroutines is not None and world_class is None:
             world.coroutine = self._coroutines
         self._known.trim()
         kit = Kit(world, self.revision, self._known)
@@ -105,15 +124,17 @@ class Program:
         return world
 
 
-def program(scenario: str, preset: str, reporter: type[Reporter] | None = None) -> Program:
-    """Bind a scenario to a preset. Raises KeyError for unknown names."""
-    return Program(scenario, SCENARIOS[scenario].body, PRESETS[preset], reporter)
+def program(
+    scenario: str, preset: str, reporter: type[Reporter] | None = None, memory: str = "sc"
+) -> Program:
+    """Bind a scenario to a preset and a memory model. Raises KeyError for unknown names."""
+    return Program(scenario, SCENARIOS[scenario].body, revision.preset(preset), reporter, memory)
 
 
 def explore(subject: Program, strategy: Strategy, executions: int, mutant: str | None = None) -> Result:
     """Execute up to `executions` schedules; stops at the first violation and shrinks it."""
     sync = RealSync()
-    result = Result(subject.name, subject.revision.name)
+    result = Result(subject.name, subject.preset)
     begin_s = sync.monotonic()
     with planted(mutant), subject.reusing():
         while result.executions < executions:
@@ -131,8 +152,9 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
                 assert isinstance(simplest.failure, Violation)
                 result.failure = Failure(
                     subject.name,
-                    subject.revision.name,
+                    subject.preset,
                     mutant,
+                    subject.memory,
                     simplest.failure.invariant,
                     simplest.failure.text,
                     simplest.schedule,

@@ -32,12 +32,13 @@ class Job:
     executions: int
     preemptions: int
     mutant: str | None
+    memory: str = "sc"
 
 
 def run_job(job: Job) -> Result:
     """Search as the job says."""
     strategy = make_strategy(job.strategy, job.seed, job.executions, job.preemptions)
-    return explore(program(job.scenario, job.preset), strategy, job.executions, job.mutant)
+    return explore(program(job.scenario, job.preset, memory=job.memory), strategy, job.executions, job.mutant)
 
 
 def run_jobs(jobs: list[Job], processes: int, *, quiet: bool) -> Iterator[Result]:

@@ -11,17 +11,17 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pagealloc.revision import PRESETS
+from pagealloc.revision import PRESETS, WITH_BARRIER
 from stress.controlled.strategy import Replay
 from stress.controlled.world import ScheduleError, World
 from stress.errors import BadArgument, quoted
 from stress.mutants import MUTANTS, planted
-from stress.search.explore import Failure, Program, program
+from stress.search.explore import MEMORY_MODELS, Failure, Program, program
 from stress.search.scenarios import SCENARIOS
 from stress.system.files import read_text, write_whole
 
 FORMAT = "pagealloc-replay"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # since 2 with the memory model
 FIELDS: dict[str, tuple[type, ...]] = {
     "fingerprint": (str,),
     "scenario": (str,),
@@ -80,8 +80,9 @@ def load(path: Path, *, any_code: bool = False, known_scenario: bool = True) -> 
         raise ReplayError(f"{path}: the schedule is no list of numbers, 0 or more each")
     for what, value, known in (
         ("scenario", failure.scenario if known_scenario else None, SCENARIOS),
-        ("preset", failure.preset, PRESETS),
+        ("preset", str(failure.preset).removesuffix(WITH_BARRIER), PRESETS),
         ("mutant", failure.mutant, MUTANTS),
+        ("memory", failure.memory, MEMORY_MODELS),
     ):
         if value is not None and value not in known:
             raise ReplayError(f"{path}: {what} {quoted(value)} is not known here")
@@ -95,7 +96,7 @@ def load(path: Path, *, any_code: bool = False, known_scenario: bool = True) -> 
 
 def execute(failure: Failure, subject: Program | None = None) -> World:
     """Execute a kept schedule again, with a log. Raises ReplayError when it does not fit the code."""
-    subject = subject or program(failure.scenario, failure.preset)
+    subject = subject or program(failure.scenario, failure.preset, memory=failure.memory)
     chooser = Replay(failure.schedule)
     try:
         with planted(failure.mutant):

@@ -247,7 +247,7 @@ def test_a_field_of_another_kind_is_named(
 ) -> None:
     replay = pytest.importorskip("stress.search.replay")
     path = tmp_path / "failure.json"
-    replay.save(path, replay.Failure("free-the-buddy", "v6.1", None, "S1", "words", [0, 1], 1))
+    replay.save(path, replay.Failure("free-the-buddy", "v6.1", None, "sc", "S1", "words", [0, 1], 1))
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**content, field: value}), encoding="utf-8")
     assert main(["replay", str(path)]) == 2

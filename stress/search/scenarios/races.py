@@ -316,3 +316,19 @@ def mixed_types(kit: Kit) -> None:
     kit.spawn("unmovable", lambda: kit.free(pfns[0], 2), lambda: kit.free(pfns[2], 3))
     kit.spawn("movable", lambda: kit.free(pfns[1], 3), lambda: kit.free(kit.alloc(1, MIGRATE_UNMOVABLE), 1))
     kit.rest(all_reported=False)
+
+
+@scenario
+def free_while_the_lists_look_empty(kit: Kit) -> None:
+    """Free the first block that is large enough just when the first pass looks: no lock orders the two (L1).
+
+    The worker's store of ACTIVE is followed by looks at the free lists without the lock, and no list has a block to
+    report, so no lock is taken either. With `--memory tso` the store may wait so long that the free finds REQUESTED.
+    """
+    kit.build(("Normal", 64), capacity=1)
+    pfns = kit.alloc_all(2)
+    for pfn in pfns[::2]:
+        kit.free(pfn, 2)
+    kit.start()
+    kit.spawn("free", lambda: kit.free(pfns[1], 2))
+    kit.rest()

@@ -110,6 +110,23 @@ def test_a_fault_in_a_corner_is_found_by_the_scenario_that_goes_there(
     assert failure.invariant == invariant
 
 
+LOOK = "free-while-the-lists-look-empty"
+
+
+def test_a_store_that_waits_loses_a_request_and_a_full_barrier_loses_none() -> None:
+    found = explore(program(LOOK, "v6.1", memory="tso"), DepthFirst(1), 1000).failure
+    assert found is not None
+    assert (found.invariant, found.memory) == ("L1", "tso")
+    world = replay.execute(found)
+    assert str(world.failure) == f"L1: {found.text}"
+    told = [entry.text for entry in world.log or ()]
+    assert any("store buffer of worker" in text for text in told)
+    assert any("drains" in text for text in told)
+    for preset, memory in (("v6.1+mb", "tso"), ("v6.1", "sc")):
+        result = explore(program(LOOK, preset, memory=memory), DepthFirst(2), 10_000)
+        assert (result.failure, result.complete) == (None, True)
+
+
 def test_a_scenario_without_a_choice_is_executed_once_and_complete() -> None:
     result = search("vector-nodes", executions=1000)
     assert (result.executions, result.complete) == (1, True)
