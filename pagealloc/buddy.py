@@ -36,11 +36,13 @@ class Buddy(FreeArea):
     __slots__ = (
         "_keeps_apart",
         "mobility_disabled",
+        "nr_free_highatomic",
         "nr_free_pages",
         "page_reporting_notify",
         "page_reporting_order",
         "pageblock_types",
         "revision",
+        "whole_order",
         "zones_below",
     )
 
@@ -49,8 +51,12 @@ class Buddy(FreeArea):
     ) -> None:
         super().__init__(start_pfn, nr_pages, layout, move_to_tail=revision.move_to_tail)
         self.revision = revision
+        # The largest block that is freed in one piece.
+        self.whole_order = layout.pageblock_order if revision.list_type_is_block_type else layout.top_order
         self.zones_below = tuple(zones_below)
         self.nr_free_pages = 0  # pages on the lists, those of type ISOLATE left out (NR_FREE_PAGES)
+        # Of these, the ones of type HIGHATOMIC: exact where the type of a list is that of its blocks' pageblocks.
+        self.nr_free_highatomic = 0
         self.mobility_disabled = False
 
         # A pageblock that the zone starts in the middle of keeps type 0, as after the kernel's boot.
@@ -71,7 +77,8 @@ class Buddy(FreeArea):
         super().become_twin_of(other)
         self.revision = other.revision
         self.zones_below = other.zones_below
-        self.nr_free_pages = other.nr_free_pages
+        self.whole_order = other.whole_order
+        self.nr_free_pages, self.nr_free_highatomic = other.nr_free_pages, other.nr_free_highatomic
         self.mobility_disabled = other.mobility_disabled
         self.pageblock_types = other.pageblock_types[:]
         self._keeps_apart = other._keeps_apart
@@ -94,6 +101,18 @@ class Buddy(FreeArea):
         if trace is not None:
             trace("set_pageblock_migratetype", self.base_pfn + index, migratetype)
 
+    def change_pageblock_range(self, index: int, order: int, migratetype: int) -> None:
+        """Retype all pageblocks of a block that is no smaller than one."""
+        for block in range(index, index + (1 << order), self.layout.pageblock_nr_pages):
+            self.set_pageblock_migratetype(block, migratetype)
+
+    def account_freepages(self, nr_pages: int, migratetype: int) -> None:
+        """Count pages that came to the lists of a type; fewer than 0 have left them."""
+        if migratetype != MIGRATE_ISOLATE:
+            self.nr_free_pages += nr_pages
+        if migratetype == MIGRATE_HIGHATOMIC:
+            self.nr_free_highatomic += nr_pages
+
     # -- freeing -------------------------------------------------------------------------------------
 
     def free_one_page(self, index: int, order: int, migratetype: int, fpi_flags: int) -> None:
@@ -102,8 +121,10 @@ class Buddy(FreeArea):
         `migratetype` is that of the block's pageblock as the caller read it under the zone lock. Asks for
         a report when the block that results is large enough, unless `fpi_flags` forbid it.
         """
-        if migratetype != MIGRATE_ISOLATE:
+        if migratetype < MIGRATE_PCPTYPES:
             self.nr_free_pages += 1 << order
+        else:
+            self.account_freepages(1 << order, migratetype)
         freed_index, freed_order = index, order
         state, next_, prev, nr_free = self._frames
         top_order = self.top_order
@@ -112,7 +133,7 @@ class Buddy(FreeArea):
             buddy = index ^ (1 << order)
             if state[buddy] & BLOCK_MASK != BUDDY | order:
                 break
-            if order >= pageblock_order and not self._may_merge(migratetype, buddy):
+            if order >= pageblock_order and not self._merge_pageblocks(migratetype, buddy, order):
                 break
             self.del_page_from_free_list(buddy, order)
             index &= buddy
@@ -155,12 +176,31 @@ class Buddy(FreeArea):
         if order >= self.page_reporting_order and not fpi_flags & FPI_SKIP_REPORT_NOTIFY:
             self.page_reporting_notify(self.base_pfn + index, order)
 
-    def _may_merge(self, migratetype: int, buddy: int) -> bool:
-        """Whether pageblocks may become one block: accounting of special ones forbids it."""
+    def _merge_pageblocks(self, migratetype: int, buddy: int, order: int) -> bool:
+        """Let pageblocks become one block; False where the accounting of special ones forbids it.
+
+        Where lists go by the pageblocks' types, those of the buddy take the type of what is freed.
+        """
         buddy_type = self.get_pageblock_migratetype(buddy)
-        return migratetype == buddy_type or not (
-            self._keeps_apart[migratetype] or self._keeps_apart[buddy_type]
-        )
+        if migratetype == buddy_type:
+            return True
+        if self._keeps_apart[migratetype] or self._keeps_apart[buddy_type]:
+            return False
+        if self.revision.list_type_is_block_type:
+            self.change_pageblock_range(buddy, order, migratetype)
+        return True
+
+    def split_large_buddy(self, index: int, order: int, fpi_flags: int) -> None:
+        """Free a block; since v6.10 each of its pageblocks for itself, rising, by its own type.
+
+        Those that may merge are one block again in the end, of the last one's type; the others stay apart.
+        """
+        piece_order = min(order, self.whole_order)
+        trace = self.trace
+        if trace is not None and piece_order < order:
+            trace("split_large_buddy", self.base_pfn + index, order)
+        for piece in range(index, index + (1 << order), 1 << piece_order):
+            self.free_one_page(piece, piece_order, self.get_pageblock_migratetype(piece), fpi_flags)
 
     def _merge_likely_below(self, parent: int, order: int) -> bool:
         """Answer for a parent of this order that would begin in a zone below.

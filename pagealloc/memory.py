@@ -236,7 +236,7 @@ class Memory:
         if pfn < 0:
             pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
         elif alloc_flags & ALLOC_HIGHATOMIC:
-            zone.reserve_highatomic(pfn)
+            zone.reserve_highatomic(pfn, order)
         if zone.boosted:
             self._wakeup_kswapd(zone)
         return pfn

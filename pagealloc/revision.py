@@ -3,7 +3,8 @@
 The allocator and the worker are one program; where kernels differ, they ask a field of the frozen
 `Revision`. The presets are the revisions that recorded kernel runs exist for, and `seed`, the rules as the
 message of the first commit words them. Sources: 36e66c554b5c (the core), 02cf8719b8cb (rotation),
-43b76f295e3d (budget), the release v5.7 that holds all three, and 6.1.192.
+43b76f295e3d (budget), the release v5.7 that holds all three, 6.1.192, and 6.12.117. The last has some rules
+that came with 6.13 and 6.14 and that stable releases took over: the first releases of 6.12 lack those.
 """
 
 from __future__ import annotations
@@ -26,6 +27,18 @@ class Revision:
     """Frees at boot fill lists from the tail, so that they ascend (v5.10), else by the usual rule."""
     highatomic_merges: bool
     """Blocks of a whole pageblock and more merge across the border of a high-atomic pageblock (before v5.18)."""
+    list_type_is_block_type: bool
+    """A free block is on the list of its pageblocks' type, always (v6.10): it moves when the type changes, a merge
+    gives the neighbour's pageblocks the type of what is freed, and what is larger than a pageblock is freed, and
+    withheld, a pageblock at a time."""
+    claim_then_steal: bool
+    """A request without own blocks claims a whole pageblock or else takes one block and leaves the rest where it
+    was (v6.14, 6.12.y); else it moves blocks to its own lists, whether it gets their pageblock or not."""
+    highatomic_free_withheld: bool
+    """Watermarks leave out the free pages of high-atomic pageblocks (v6.13, 6.12.y), else all of the reserve."""
+    highatomic_whole_percent: bool
+    """The high-atomic reserve is 1 % of a zone in whole pageblocks, none if that is less than one (seen in 6.12);
+    else 1 % and a pageblock."""
     pcp_max_order: int
     """Largest of the small orders that page sets hold: 0, and 3 since v5.13."""
     pcp_pageblock_order: bool
@@ -53,26 +66,46 @@ class Revision:
     """A list is left once as many blocks were taken as its free area held when the visit began."""
     full_barrier: bool
     """A full barrier orders the worker's store of ACTIVE before its looks at the lists; no kernel has it (`preset`)."""
+    order_settled_once: bool
+    """The first device to register settles the order of all later ones (v6.2), else each brings its own."""
 
 
-V6_1 = Revision(
-    name="v6.1",
+V6_12 = Revision(
+    name="v6.12",
     putback_to_tail=True,
     move_to_tail=True,
     boot_to_tail=True,
     highatomic_merges=False,
+    list_type_is_block_type=True,
+    claim_then_steal=True,
+    highatomic_free_withheld=True,
+    highatomic_whole_percent=True,
     pcp_max_order=3,
     pcp_pageblock_order=True,
     pcp_high_by_marks=True,
-    pcp_tunes_high=False,
+    pcp_tunes_high=True,
     pcp_drains_by_turns=False,
-    pcp_remembers_type=True,
-    movable_keeps_token=False,
+    pcp_remembers_type=False,
+    movable_keeps_token=True,
     report_when_full=False,
     rotate=True,
     budget=True,
     leave_after_nr_free=False,
+    order_settled_once=True,
     full_barrier=False,
+)
+
+V6_1 = replace(
+    V6_12,
+    name="v6.1",
+    list_type_is_block_type=False,
+    claim_then_steal=False,
+    highatomic_free_withheld=False,
+    highatomic_whole_percent=False,
+    pcp_tunes_high=False,
+    pcp_remembers_type=True,
+    movable_keeps_token=False,
+    order_settled_once=False,
 )
 
 V5_7 = replace(
@@ -96,7 +129,7 @@ CORE = replace(ROTATION, name="36e66c55", rotate=False, report_when_full=True)
 # contained in the free area when we started" were processed; the code of that commit has neither.
 SEED = replace(CORE, name="seed", rotate=True, leave_after_nr_free=True)
 
-PRESETS = {revision.name: revision for revision in (CORE, ROTATION, V5_7, V6_1, SEED)}
+PRESETS = {revision.name: revision for revision in (CORE, ROTATION, V5_7, V6_1, V6_12, SEED)}
 
 WITH_BARRIER = "+mb"  # behind a preset's name: with the full barrier that the kernels lack
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES
+from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_ISOLATE, MIGRATE_TYPES
 from pagealloc.page_flags import (
     ALLOCATED,
     BUDDY,
@@ -46,11 +46,12 @@ class Census:
 
 
 def validate(zone: Zone) -> Census:
-    """Walk every block and every list of a zone (S1 .. S5 of the free lists' invariants).
+    """Walk every block and every list of a zone (S1 .. S6 of the free lists' invariants).
 
     Finds: a frame that belongs to no block or to two, a block that is not aligned, Reported on anything but
     the head of a listed free block, a list that is broken or longer than its count, a free count that is
-    not what the lists hold, and free buddies below pageblock order that did not merge.
+    not what the lists hold, a list of another type than its blocks' pageblocks where the kernel keeps them
+    together, and free buddies below pageblock order that did not merge.
     """
     census = Census()
     heads = _walk_blocks(zone, census)
@@ -97,7 +98,7 @@ def _walk_blocks(zone: Zone, census: Census) -> dict[int, int]:
 
 def _walk_lists(zone: Zone, census: Census, heads: dict[int, int]) -> None:
     """Walk the free lists and compare them with the free blocks found by `_walk_blocks`."""
-    pages = 0
+    pages = highatomic = 0
     unlisted = dict(heads)
     for order in range(zone.layout.nr_orders):
         blocks = reported = 0
@@ -105,12 +106,14 @@ def _walk_lists(zone: Zone, census: Census, heads: dict[int, int]) -> None:
             for index in _entries(zone, census, order, migratetype):
                 blocks += 1
                 pages += (1 << order) if migratetype != MIGRATE_ISOLATE else 0
+                highatomic += (1 << order) if migratetype == MIGRATE_HIGHATOMIC else 0
                 reported += bool(zone.state[index] & REPORTED)
                 if unlisted.pop(index, None) != order:
                     where = (
                         f"pfn {zone.base_pfn + index:#x} on list {order}.{migratetype} of zone {zone.name}"
                     )
                     census.problem(f"{where} is {describe(zone.state[index])} (S1)")
+                _check_types(zone, census, index, order, migratetype)
         if blocks != zone.nr_free[order]:
             census.problem(
                 f"zone {zone.name} counts {zone.nr_free[order]} free blocks of order {order}, "
@@ -123,14 +126,32 @@ def _walk_lists(zone: Zone, census: Census, heads: dict[int, int]) -> None:
             )
     for index in list(unlisted)[:3]:
         census.problem(f"pfn {zone.base_pfn + index:#x} of zone {zone.name} is free but on no list (S1)")
-    low = zone.low_wmark_pages() + zone.nr_reserved_highatomic
-    if zone.fast_marks != [low + reserve for reserve in zone.lowmem_reserve]:
+    if zone.fast_marks != zone.sum_marks():
         census.problem(
             f"zone {zone.name} has its fast marks at {zone.fast_marks}, which is not what they sum up"
+        )
+    if zone.revision.highatomic_free_withheld and highatomic != zone.nr_free_highatomic:
+        census.problem(
+            f"zone {zone.name} counts {zone.nr_free_highatomic} free high-atomic pages, "
+            f"its lists hold {highatomic} (S5)"
         )
     if pages != zone.nr_free_pages:
         census.problem(
             f"zone {zone.name} counts {zone.nr_free_pages} free pages, its lists hold {pages} (S5)"
+        )
+
+
+def _check_types(zone: Zone, census: Census, index: int, order: int, migratetype: int) -> None:
+    """Compare a list's type with those of a block's pageblocks: since v6.10 they are one."""
+    if not zone.revision.list_type_is_block_type or zone.mobility_disabled:
+        return
+    first = index >> zone.pageblock_order
+    behind = ((index + (1 << order) - 1) >> zone.pageblock_order) + 1
+    types = zone.pageblock_types[first:behind]
+    if types.count(migratetype) != len(types):
+        census.problem(
+            f"pfn {zone.base_pfn + index:#x} on list {order}.{migratetype} of zone {zone.name} is of pageblocks "
+            f"of type {', '.join(map(str, types))} (S6)"
         )
 
 

@@ -23,6 +23,7 @@ from pagealloc.errors import (
 )
 from pagealloc.mmzone import (
     ALLOC_HIGHATOMIC,
+    ALLOC_HIGHATOMIC_LISTS,
     ALLOC_MIN_RESERVE,
     ALLOC_NON_BLOCK,
     ALLOC_OOM,
@@ -48,7 +49,6 @@ from pagealloc.page_flags import (
     LRU,
     OFFLINE,
     ON_PAGE_SET,
-    ORDER_MASK,
     OWNED_MASK,
     TAIL,
     describe,
@@ -137,8 +137,7 @@ class Zone(Mobility):
             while pfn < self.end_pfn:
                 alignment = (pfn & -pfn).bit_length() - 1 if pfn else top_order
                 order = min(top_order, alignment, (self.end_pfn - pfn).bit_length() - 1)
-                index = pfn - self.base_pfn
-                self.free_one_page(index, order, self.get_pageblock_migratetype(index), fpi_flags)
+                self.split_large_buddy(pfn - self.base_pfn, order, fpi_flags)
                 pfn += 1 << order
         finally:
             self.lock.release()
@@ -158,10 +157,6 @@ class Zone(Mobility):
     def high_wmark_pages(self) -> int:
         return self.watermark[WMARK_HIGH] + self.watermark_boost
 
-    def usable_pages(self) -> int:
-        """Return the free pages beyond the high-atomic reserve: what watermarks are held against."""
-        return self.nr_free_pages - self.nr_reserved_highatomic
-
     def zone_watermark_ok(self, order: int, mark: int, reserve: int = 0, alloc_flags: int = 0) -> bool:
         """Whether taking 2**order pages leaves more than `mark` + `reserve` pages and a block to take.
 
@@ -177,7 +172,7 @@ class Zone(Mobility):
             if alloc_flags & ALLOC_OOM:
                 mark -= mark // 2
         else:
-            free_pages -= self.nr_reserved_highatomic
+            free_pages -= self.withheld_highatomic()
         if free_pages <= mark + reserve:
             return False
         return order == 0 or self._has_block(order, alloc_flags)
@@ -213,37 +208,43 @@ class Zone(Mobility):
                     return -1
             self.nr_free_pages -= 1 << order
             self.state[index] = ALLOCATED | order
-            if alloc_flags & ALLOC_HIGHATOMIC:
-                self.reserve_highatomic_pageblock(index)
+            if alloc_flags & ALLOC_HIGHATOMIC_LISTS:
+                self.after_highatomic(index, order, alloc_flags)
             return self.base_pfn + index
         finally:
             self._release()
 
-    def reserve_highatomic(self, pfn: int) -> None:
-        """Keep the pageblock of a fresh high-atomic allocation for the next one. Takes the zone lock."""
+    def reserve_highatomic(self, pfn: int, order: int) -> None:
+        """Keep the pageblocks of a fresh high-atomic allocation for the next one. Takes the zone lock."""
         self.lock.acquire()
         try:
-            self.reserve_highatomic_pageblock(pfn - self.base_pfn)
+            self.reserve_highatomic_pageblock(pfn - self.base_pfn, order)
         finally:
             self.lock.release()
 
-    def unreserve_highatomic(self, migratetype: int) -> bool:
-        """Give one reserved pageblock back; False if none has free pages. Takes the zone lock."""
+    def unreserve_highatomic(self, migratetype: int, *, force: bool = True) -> bool:
+        """Give one reserved pageblock back; False if none has free pages. Takes the zone lock.
+
+        Without `force` the last reserved pageblock stays one.
+        """
         self.lock.acquire()
         try:
-            return self.unreserve_highatomic_pageblock(migratetype)
+            return self.unreserve_highatomic_pageblock(migratetype, force=force)
         finally:
             self.lock.release()
 
     def rmqueue_bulk(self, order: int, migratetype: int, count: int, alloc_flags: int) -> list[int]:
         """Take up to `count` blocks for a page set under one hold; returns their pfns. Takes the zone lock."""
         taken: list[int] = []
+        stealing = False
         self.lock.acquire()
         try:
             for _ in range(count):
-                index = self.rmqueue(order, migratetype, alloc_flags)
+                index = -1 if stealing else self.rmqueue_smallest(order, migratetype)
                 if index < 0:
-                    break
+                    index, stealing = self.rmqueue_foreign(order, migratetype, alloc_flags, stealing=stealing)
+                    if index < 0:
+                        break
                 self.nr_free_pages -= 1 << order
                 self.state[index] = ON_PAGE_SET | order
                 taken.append(self.base_pfn + index)
@@ -256,8 +257,10 @@ class Zone(Mobility):
 
         Raises BadPage, and changes nothing, unless exactly this block is allocated here.
         """
-        if not (self.start_pfn <= pfn < self.end_pfn and 0 <= order < self.nr_orders):
+        if not (self.start_pfn <= pfn < self.end_pfn and 0 <= order <= self.whole_order):
             self.check_range(pfn, order)
+            self._free_in_pieces(pfn, order, fpi_flags)
+            return
         index = pfn - self.base_pfn
         self._acquire(self._may_wait) or self.lock.acquire()
         try:
@@ -268,6 +271,18 @@ class Zone(Mobility):
             self.free_one_page(index, order, self.pageblock_types[index >> self.pageblock_order], fpi_flags)
         finally:
             self._release()
+
+    def _free_in_pieces(self, pfn: int, order: int, fpi_flags: int) -> None:
+        """Free an allocated block that is larger than what is freed in one piece. Takes the zone lock."""
+        index = pfn - self.base_pfn
+        self.lock.acquire()
+        try:
+            if self.state[index] & OWNED_MASK != ALLOCATED | order:
+                raise self.bad_free(pfn, order)
+            self.state[index] = TAIL
+            self.split_large_buddy(index, order, fpi_flags)
+        finally:
+            self.lock.release()
 
     def free_pcppages_bulk(self, blocks: Sequence[tuple[int, int, int]]) -> None:
         """Return blocks from a page set to the lists under one hold. Takes the zone lock.
@@ -403,7 +418,8 @@ class Zone(Mobility):
 
         Refused, with nothing changed, when fewer than the raw min watermark + 2**order pages would stay:
         the block is held to the mark as if it were allocated (S16). A block of half a pageblock or more
-        turns its pageblocks movable, for the caller may do with it what it likes.
+        turns its pageblocks movable, for the caller may do with it what it likes; since v6.10 the rest of the
+        pageblock goes to the movable lists with it, and a pageblock that the zone's border cuts off stays as it is.
         """
         index = pfn - self.base_pfn
         trace = self.trace
@@ -414,6 +430,8 @@ class Zone(Mobility):
                     trace("page_reporting_refused", pfn, order, self.usable_pages())
                 return False
             self.nr_free_pages -= 1 << order
+        if migratetype == MIGRATE_HIGHATOMIC:
+            self.nr_free_highatomic -= 1 << order
         self.del_page_from_free_list(index, order)
         self.state[index] = IN_FLIGHT | order
         if trace is not None:
@@ -423,7 +441,11 @@ class Zone(Mobility):
         if order >= self.layout.pageblock_order - 1:
             # The last frame is left out, so a block of one page changes nothing; the kernel's loop too.
             for block in range(index, index + (1 << order) - 1, self.layout.pageblock_nr_pages):
-                if self.get_pageblock_migratetype(block) < MIGRATE_PCPTYPES:
+                if self.get_pageblock_migratetype(block) >= MIGRATE_PCPTYPES:
+                    continue
+                if self.revision.list_type_is_block_type:
+                    self.move_freepages_block(block, MIGRATE_MOVABLE)
+                else:
                     self.set_pageblock_migratetype(block, MIGRATE_MOVABLE)
         return True
 
@@ -504,30 +526,18 @@ class Zone(Mobility):
             trace = self.trace
             if trace is not None:
                 trace("unset_migratetype_isolate", pfn, migratetype)
-            order = self._order_to_merge(index)
+            order = self.order_to_merge(index)
             if order >= 0:
                 taken = self.isolate_free_page(pfn, order)
                 assert taken, "marks do not apply to a withheld page"
                 self.set_pageblock_migratetype(index, migratetype)
                 self.putback_isolated_page(pfn, order, migratetype)
             else:
-                moved, _ = self.move_freepages_block(index, migratetype)
-                self.nr_free_pages += moved
-                self.set_pageblock_migratetype(index, migratetype)
+                self.move_freepages_block_isolate(index, migratetype)
             self.nr_isolate_pageblock -= 1
             return True
         finally:
             self.lock.release()
-
-    def _order_to_merge(self, index: int) -> int:
-        """Return the order of the free block at a withheld pageblock's start if its buddy waits, else -1."""
-        state = self.state[index]
-        order = state & ORDER_MASK
-        if state & KIND_MASK != BUDDY or not self.layout.pageblock_order <= order < self.layout.top_order:
-            return -1
-        buddy = index ^ (1 << order)
-        waits = self.is_buddy(buddy, order) and self.get_pageblock_migratetype(buddy) != MIGRATE_ISOLATE
-        return order if waits else -1
 
     def set_block_type(self, pfn: int, migratetype: int, *, move: bool) -> int:
         """Retag the pageblock that holds `pfn`, and move its free pages along; returns the pages moved.
@@ -537,8 +547,10 @@ class Zone(Mobility):
         index = pfn - self.base_pfn
         self.lock.acquire()
         try:
+            if move:
+                return max(0, self.move_freepages_block_isolate(index, migratetype))
             self.set_pageblock_migratetype(index, migratetype)
-            return self.move_freepages_block(index, migratetype)[0] if move else 0
+            return 0
         finally:
             self.lock.release()
 

@@ -37,6 +37,7 @@ from pagealloc.sync import Sync
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
 from workers.policy import STOP, ReportingPolicy
+from workers.stats import PageReportingStats
 from workers.workqueue import DelayedWork, Workqueue
 
 PAGE_REPORTING_CAPACITY = 32  # entries of a scatterlist
@@ -144,31 +145,6 @@ class Flight(NamedTuple):
     number: int
 
 
-class PageReportingStats:
-    """Counts since the beginning; only the worker writes them."""
-
-    __slots__ = (
-        "batches",
-        "failed_batches",
-        "first_error",
-        "lost_passes",
-        "passes",
-        "refused_in_pass",
-        "reported_blocks",
-        "reported_bytes",
-    )
-
-    def __init__(self) -> None:
-        self.passes = 0
-        self.lost_passes = 0  # passes that found no memory for a scatterlist
-        self.batches = 0  # report calls that returned or raised
-        self.refused_in_pass = 0  # lists that the current or last pass left because of the min watermark
-        self.failed_batches = 0
-        self.first_error: str | None = None
-        self.reported_blocks = 0  # blocks of successful batches, merged on their way back or not
-        self.reported_bytes = 0
-
-
 class Registration(DelayedWork):
     """One stay of a device: its state and its work in one, new with every `register`.
 
@@ -217,6 +193,7 @@ class PageReporting:
         self._workqueue = workqueue
         self._mutex = sync.mutex("page_reporting_mutex")
         self._registered: Registration | None = None  # pr_dev_info
+        self._settled_order: int | None = None  # page_reporting_order, once a device has registered
         self._leaving: Registration | None = None
         self._running: Registration | None = None
         self._alloc_scatterlist = alloc_scatterlist
@@ -236,10 +213,7 @@ class PageReporting:
                 raise DeviceBusy(f"device {self._registered.device.name} is registered; unregister it first")
             if self._leaving is not None:
                 raise DeviceBusy(f"device {self._leaving.device.name} is still leaving; unregister it again")
-            layout = self.zones[0].layout
-            order = layout.pageblock_order if device.order is None else device.order
-            if not 0 <= order < layout.nr_orders:
-                raise ValueError(f"order is {device.order}, expected 0 .. {layout.top_order}")
+            order = self._effective_order(device)
             registration = Registration(device, order, self._sync, self.process)
             self._tell("page_reporting_register", device.name, order, device.capacity)
             self.request(registration)
@@ -251,6 +225,18 @@ class PageReporting:
             return order
         finally:
             self._mutex.release()
+
+    def _effective_order(self, device: PageReportingDevice) -> int:
+        """Return its order; since v6.2 what the first device settled. Raises ValueError for one that no block has."""
+        layout = self.zones[0].layout
+        order = layout.pageblock_order if device.order is None else device.order
+        if not 0 <= order < layout.nr_orders:
+            if not self.revision.order_settled_once:
+                raise ValueError(f"order is {device.order}, expected 0 .. {layout.top_order}")
+            order = layout.pageblock_order
+        if self.revision.order_settled_once:
+            self._settled_order = order = order if self._settled_order is None else self._settled_order
+        return order
 
     def unregister(self, device: PageReportingDevice, timeout_s: float | None = None) -> None:
         """Part with `device`: when this returns, its reporter is not running and never will be again (S22).

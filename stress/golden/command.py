@@ -34,7 +34,8 @@ def command_golden(arguments: argparse.Namespace) -> int:
     """Replay every case; exit status 1 when one differs, 2 when one is no case."""
     if arguments.jobs < 1:
         raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
-    files = find_cases(arguments.paths)
+    # The longest first, so that no process is left alone with one.
+    files = sorted(find_cases(arguments.paths), key=lambda path: -path.stat().st_size)
     console = Console(stderr=True)
     results = _replay_all(files, arguments.jobs)
     if console.is_terminal:

@@ -152,7 +152,9 @@ class Replayer:
         zone = self._zone_of(pfn)
         if zone is None:
             raise _Refused("no zone has this pfn")
-        if order > zone.layout.pageblock_order and MIGRATE_ISOLATE in self._types_of(zone, pfn, order):
+        # Since v6.10 a free goes a pageblock at a time, whatever their types.
+        whole = not self.revision.list_type_is_block_type and order > zone.layout.pageblock_order
+        if whole and MIGRATE_ISOLATE in self._types_of(zone, pfn, order):
             raise _Refused("spans an isolated block")
         try:
             zone.claim_range(pfn, order)
@@ -193,10 +195,25 @@ class Replayer:
         return {"ran": True, "reports": self._reports, "requeued": requeued, "unused": unused}
 
     def _op_set_block_mt(self, op: Json) -> Json:
-        zone = self._zone_of(op["pfn"])
-        if zone is None or zone.pageblock_migratetype(op["pfn"]) >= MIGRATE_PCPTYPES:
+        pfn, move = op["pfn"], bool(op.get("move", 1))
+        zone = self._zone_of(pfn)
+        if zone is None or zone.pageblock_migratetype(pfn) >= MIGRATE_PCPTYPES:
             raise _Refused("no pageblock of an ordinary type")
-        return {"ok": True, "moved": zone.set_block_type(op["pfn"], op["mt"], move=bool(op.get("move", 1)))}
+        if self.revision.list_type_is_block_type:
+            self._refuse_parting(zone, pfn, move=move)
+        return {"ok": True, "moved": zone.set_block_type(pfn, op["mt"], move=move)}
+
+    def _refuse_parting(self, zone: Zone, pfn: int, *, move: bool) -> None:
+        """Refuse to retype a pageblock if its free pages would be left on lists of another type."""
+        if self._larger_page(zone, pfn, BUDDY, IN_FLIGHT):
+            raise _Refused("part of a larger page")
+        start = pfn & -zone.layout.pageblock_nr_pages
+        whole = range(start, start + zone.layout.pageblock_nr_pages)
+        pfns = range(max(start, zone.start_pfn), min(whole.stop, zone.end_pfn))
+        if move and pfns != whole:
+            raise _Refused("no whole pageblock, so nothing would move")
+        if not move and any(block_at(zone, at)[2] == BUDDY for at in pfns):
+            raise _Refused("free pages would stay on the old lists")
 
     def _op_set_wmark(self, op: Json) -> Json:
         self._zone(op).set_watermarks(op["min"], op["low"], op["high"])
@@ -211,10 +228,21 @@ class Replayer:
         return {"err": 0 if zone.isolate_pageblock(op["pfn"]) else EBUSY}
 
     def _op_unisolate(self, op: Json) -> Json:
-        zone = self._whole_block(op["pfn"])
-        if not zone.unisolate_pageblock(op["pfn"], op["mt"]):
+        pfn = op["pfn"]
+        zone = self._whole_block(pfn)
+        head, order, kind = block_at(zone, pfn)
+        if head == pfn and kind == BUDDY and order > zone.layout.pageblock_order:
+            # The kernel would put the whole larger page on the new type's list, with pageblocks still isolated.
+            buddy = pfn ^ (1 << order)
+            if zone.page_is_buddy(buddy, order) and zone.pageblock_migratetype(buddy) != MIGRATE_ISOLATE:
+                raise _Refused("begins a larger isolated page whose buddy is free")
+        if not zone.unisolate_pageblock(pfn, op["mt"]):
             raise _Refused("the pageblock is not isolated")
         return {"ok": True}
+
+    def _op_unreserve_highatomic(self, op: Json) -> Json:
+        force = bool(op.get("force", 0))
+        return {"unreserved": self._zone(op).unreserve_highatomic(op["mt"], force=force)}
 
     def _op_load_state(self, op: Json) -> Json:
         for zone, state in zip(self.zones, op["zones"], strict=True):
@@ -272,7 +300,13 @@ class Replayer:
         zone = self._zone_of(pfn)
         if zone is None or pfn + zone.layout.pageblock_nr_pages > zone.end_pfn:
             raise _Refused("no whole pageblock")
-        _, order, kind = block_at(zone, pfn)
-        if kind in (BUDDY, IN_FLIGHT) and order > zone.layout.pageblock_order:
+        kinds = (IN_FLIGHT,) if self.revision.list_type_is_block_type else (BUDDY, IN_FLIGHT)
+        if self._larger_page(zone, pfn, *kinds):
             raise _Refused("part of a larger page")
         return zone
+
+    @staticmethod
+    def _larger_page(zone: Zone, pfn: int, *kinds: int) -> bool:
+        """Whether a page larger than a pageblock, and of one of these kinds, holds `pfn`."""
+        _, order, kind = block_at(zone, pfn)
+        return kind in kinds and order > zone.layout.pageblock_order

@@ -23,8 +23,9 @@ from types import MethodType
 from typing import Any
 
 from pagealloc.mmzone import MIGRATE_ISOLATE, WMARK_LOW
+from stress.invariants.lists import Blocks, Fail, copied, frozen
 from stress.invariants.rules import REST_PASSES_MAX, calls_of_visit, starting_mark
-from stress.invariants.shadow import Blocks, Fail, ShadowZone, copied, frozen
+from stress.invariants.shadow import ShadowZone
 
 Handler = Callable[..., None]
 Change = Callable[..., None]  # a method of ShadowZone
@@ -33,10 +34,15 @@ Change = Callable[..., None]  # a method of ShadowZone
 CHANGES: dict[str, Change] = {
     "mm_page_alloc_zone_locked": ShadowZone.alloc,
     "mm_page_free_zone_locked": ShadowZone.free_block,
+    "mm_page_pcpu_drain": ShadowZone.drained,
     "move_to_free_list": ShadowZone.move,
     "set_pageblock_migratetype": ShadowZone.set_type,
     "set_watermarks": ShadowZone.set_watermarks,
+    "rmqueue_claim": ShadowZone.claim,
+    "rmqueue_steal": ShadowZone.steal,
+    "split_large_buddy": ShadowZone.split_large,
     "split_page": ShadowZone.split,
+    "try_to_claim_block": ShadowZone.try_to_claim,
     "unset_migratetype_isolate": ShadowZone.begin_to_give_back,
     "page_reporting_isolate": ShadowZone.isolate,
     "page_reporting_putback": ShadowZone.putback,
@@ -113,7 +119,7 @@ class Judge:
     # -- zones and their locks -------------------------------------------------------------------------
 
     def zone_begin(self, thread: int, zone: int, seq: int, *fields: object) -> None:
-        self.zones[zone] = ShadowZone(*fields, fail=self.fail)  # type: ignore[arg-type]
+        self.zones[zone] = ShadowZone(*fields, fail=self.fail)
 
     def zone_of(self, pfn: int) -> ShadowZone | None:
         """Return the zone that holds a page."""
@@ -161,7 +167,7 @@ class Judge:
             del self._may_ask[thread]
 
     def released(self, thread: int, zone: int, *figures: object) -> None:
-        self.zones[zone].giving_back = False
+        self.zones[zone].released()
         del self.holders[zone]
 
     def zone_snapshot(self, thread: int, zone: int, seq: int, *fields: object) -> None:
@@ -403,7 +409,7 @@ BEYOND_CHANGES: dict[str, Handler] = {
     "page_reporting_refused": Judge.refused,
 }
 
-ZONE_EVENTS = {*CHANGES, *BEYOND_CHANGES, "mm_page_pcpu_drain", "mm_page_alloc_extfrag"}
+ZONE_EVENTS = {*CHANGES, *BEYOND_CHANGES, "mm_page_alloc_extfrag"}
 
 THREAD_EVENTS: dict[str, Handler] = {
     "mm_page_alloc": Judge.mm_page_alloc,

@@ -12,7 +12,7 @@ INVARIANTS = {
     "S3": "blocks are aligned and do not overlap, and free buddies have merged",
     "S4": "the free counts are the lengths of the lists",
     "S5": "the free pages are those of the listed blocks, withheld pageblocks left out",
-    "S6": "a list's migratetype is one that its blocks may have",
+    "S6": "a list's migratetype is one that its blocks may have; since v6.10 that of their pageblocks",
     "S7": "a block of several pageblocks spans only types that may merge",
     "S8": "a page loses Reported before it stops being free",
     "S9": "lists change only under their zone's lock, and no zone lock is held while a reporter runs",

@@ -6,171 +6,43 @@ owner and back, and tells `fail` where an event breaks one:
     free  --alloc_zone_locked-->  taken  --mm_page_alloc-->  owned  --mm_page_free-->  taken  --free-->  free
     free  --isolate-->  in flight  --putback-->  free
 
-*Taken* is a block on a page set, or on its way to or from its owner. A free list's order is kept as a number for each
-block, which grows towards the tail.
+*Taken* is a block on a page set, or on its way to or from its owner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_ISOLATE, MIGRATE_TYPES, WMARK_MIN
-from pagealloc.revision import PRESETS
-
-Fail = Callable[[str, str], None]  # (invariant, text)
-Blocks = Sequence[Sequence[int]]  # (pfn, order) each
-NO_BLOCK = (-1, "no block that the log knows of")
-# What `lists` tells whole; nothing else of it matters.
-IN_LISTS = ("fail", "free", "type_of", "_place", "_front", "_back")
+from stress.invariants.lists import Blocks, Fail, ShadowLists
 
 
 def _keys(blocks: Blocks) -> set[tuple[int, int]]:
     return {(pfn, order) for pfn, order in blocks}
 
 
-FREEZE: dict[type, Callable[[Any], Any]] = {
-    dict: lambda value: frozenset(value.items()),
-    set: frozenset,
-    list: tuple,
-    bytearray: bytes,
-}
-
-
-def copied(value: Any) -> Any:
-    """Return a value that does not change with this one."""
-    return value.copy() if type(value) in FREEZE else value
-
-
-def frozen(value: Any) -> Any:
-    """Return what is equal for equal values, and can be a key."""
-    freeze = FREEZE.get(type(value))
-    return value if freeze is None else freeze(value)
-
-
-class ShadowZone:
+class ShadowZone(ShadowLists):
     """One zone. `fail` is called for whatever breaks a rule; if it returns, the shadow goes on as well as it can."""
 
-    def __init__(
-        self,
-        name: str,
-        node: int,
-        start_pfn: int,
-        end_pfn: int,
-        nr_orders: int,
-        pageblock_order: int,
-        revision: str,
-        *,
-        fail: Fail,
-    ) -> None:
-        self.name = name if node == 0 else f"{node}:{name}"
-        self.node = node
-        self.start_pfn = start_pfn
-        self.end_pfn = end_pfn
-        self.nr_orders = nr_orders
-        self.pageblock_order = pageblock_order
-        self.revision = PRESETS[revision]
-        self.fail = fail
-        self.free: dict[int, int] = {}  # order by pfn
-        self.type_of: dict[int, int] = {}  # list's migratetype by pfn, of free blocks
-        self._place: dict[int, int] = {}  # position on the list
-        self.reported: set[int] = set()
-        self.taken: dict[int, int] = {}
-        self.owned: dict[int, int] = {}  # thread by pfn
-        self.in_flight: dict[int, int] = {}
+    def __init__(self, *place: Any, fail: Fail) -> None:
+        super().__init__(*place, fail=fail)
         self.with_host: set[tuple[int, int]] = set()  # (pfn, order) that the host has right now
         self.done_by_host: set[tuple[int, int]] = set()  # of the batch that is out
-        self.told: set[tuple[int, int]] = set()  # (pfn, order), free and whole since a device was told
         self.report_failed = False  # the last report of its blocks failed
-        self.nr_free = [0] * nr_orders
-        self.nr_free_pages = 0
+        # Since the lock was taken: pageblocks that were retyped, and that a claim left alone; pieces to be freed yet.
+        self.retyped: set[int] = set()
+        self.unclaimed: set[int] = set()
+        self.pieces: set[int] = set()
+        self.strayed: tuple[int, int] | None = None  # what the last free put on a list of another type
         self.watermark = [0, 0, 0]
-        self.types = bytearray()
         self.giving_back = False  # a withheld pageblock is given back, which isolates for a reason of its own
         self.loaded = False
         self.visited = False  # by the last pass that came to it
-        self._first_block = start_pfn >> pageblock_order
-        self._front = 0
-        self._back = 0
         apart = (
             {MIGRATE_ISOLATE} if self.revision.highatomic_merges else {MIGRATE_ISOLATE, MIGRATE_HIGHATOMIC}
         )
         self._keeps_apart = tuple(migratetype in apart for migratetype in range(MIGRATE_TYPES))
-
-    def twin(self, fail: Fail) -> ShadowZone:
-        """Return a shadow of another zone in the same state."""
-        shadow = ShadowZone.__new__(ShadowZone)
-        shadow.__dict__ = {name: copied(value) for name, value in vars(self).items()}
-        shadow.fail = fail
-        return shadow
-
-    def key(self) -> tuple[Any, ...]:
-        """Return what tells shadows apart: with equal keys they judge alike whatever may come."""
-        lists = tuple((at, tuple(pfns)) for at, pfns in sorted(self.lists().items()))
-        return lists, *(frozen(value) for name, value in vars(self).items() if name not in IN_LISTS)
-
-    # -- lists -----------------------------------------------------------------------------------------
-
-    def _list(self, pfn: int, order: int, migratetype: int, to_tail: bool) -> None:
-        self.free[pfn] = order
-        self.type_of[pfn] = migratetype
-        if to_tail:
-            self._back += 1
-            self._place[pfn] = self._back
-        else:
-            self._front -= 1
-            self._place[pfn] = self._front
-        self.nr_free[order] += 1
-        if migratetype != MIGRATE_ISOLATE:
-            self.nr_free_pages += 1 << order
-
-    def _unlist(self, pfn: int) -> None:
-        order = self.free.pop(pfn)
-        self._place.pop(pfn)
-        self.nr_free[order] -= 1
-        if self.type_of.pop(pfn) != MIGRATE_ISOLATE:
-            self.nr_free_pages -= 1 << order
-        self.reported.discard(pfn)
-        self.told.discard((pfn, order))
-
-    def list_pfns(self, order: int, migratetype: int) -> list[int]:
-        """Return a free list from head to tail."""
-        pfns = [pfn for pfn, o in self.free.items() if o == order and self.type_of[pfn] == migratetype]
-        return sorted(pfns, key=self._place.__getitem__)
-
-    def lists(self) -> dict[tuple[int, int], list[int]]:
-        """Return all free lists that are not empty, by (order, migratetype), from head to tail."""
-        found: dict[tuple[int, int], list[int]] = {}
-        for pfn in sorted(self.free, key=self._place.__getitem__):
-            found.setdefault((self.free[pfn], self.type_of[pfn]), []).append(pfn)
-        return found
-
-    def block_type(self, pfn: int) -> int:
-        """Return the migratetype of the pageblock that holds `pfn`."""
-        return self.types[(pfn >> self.pageblock_order) - self._first_block]
-
-    def nr_reported(self) -> list[int]:
-        """Count the Reported blocks of each order."""
-        counts = [0] * self.nr_orders
-        for pfn in self.reported:
-            counts[self.free[pfn]] += 1
-        return counts
-
-    # -- saying what a frame is ------------------------------------------------------------------------
-
-    def block_of(self, pfn: int) -> tuple[int, str]:
-        """Return (head, kind) of the block that holds a frame, in words."""
-        for order in range(self.nr_orders):
-            head = pfn & -(1 << order)
-            for blocks, kind in ((self.free, "free"), (self.in_flight, "in flight"), (self.taken, "taken")):
-                if blocks.get(head, -1) >= order:
-                    owner = self.owned.get(head)
-                    what = kind if owner is None or kind != "taken" else f"owned by thread {owner}"
-                    return head, f"{what} as pfn {head:#x} order {blocks[head]}"
-        return NO_BLOCK
-
-    def describe(self, pfn: int) -> str:
-        return self.block_of(pfn)[1]
 
     # -- what happens ----------------------------------------------------------------------------------
 
@@ -190,10 +62,104 @@ class ShadowZone:
             self.fail(
                 "S6", f"pfn {pfn:#x} is taken from list {migratetype}, it is on list {self.type_of[pfn]}"
             )
+        self._split_off(pfn, order, migratetype, from_order)
+
+    def _split_off(self, pfn: int, order: int, migratetype: int, from_order: int) -> None:
+        """Take the first pages of a free block; the upper halves go to the heads of a type's lists."""
         self._unlist(pfn)
         for k in range(from_order - 1, order - 1, -1):
             self._list(pfn + (1 << k), k, migratetype, to_tail=False)
         self.taken[pfn] = order
+
+    def claim(self, pfn: int, order: int, migratetype: int, from_order: int, from_type: int) -> None:
+        """Take a foreign block of a pageblock or more: what is left of it is the requester's."""
+        if self._is_foreign(pfn, order, migratetype, from_order, from_type):
+            if from_order < self.pageblock_order:
+                self.fail("S6", f"pfn {pfn:#x} order {from_order} is claimed, and is no whole pageblock")
+            self._split_off(pfn, order, migratetype, from_order)
+
+    def steal(self, pfn: int, order: int, migratetype: int, from_order: int, from_type: int) -> None:
+        """Take a foreign block: what is left of it stays where it was."""
+        if self._is_foreign(pfn, order, migratetype, from_order, from_type):
+            self._split_off(pfn, order, from_type, from_order)
+
+    def _is_foreign(self, pfn: int, order: int, migratetype: int, from_order: int, from_type: int) -> bool:
+        """Judge a block that a request takes from another type's lists."""
+        self.retyped.add(pfn >> self.pageblock_order)
+        if self.free.get(pfn) != from_order or from_order < order:
+            self.fail(
+                "S2",
+                f"pfn {pfn:#x} order {from_order} is taken from type {from_type}, but it is {self.describe(pfn)}",
+            )
+            self.taken[pfn] = order
+            return False
+        if self.type_of[pfn] != from_type:
+            self.fail("S6", f"pfn {pfn:#x} is taken from list {from_type}, it is on list {self.type_of[pfn]}")
+        own = [at for at, k in self.free.items() if k >= order and self.type_of[at] == migratetype]
+        if own:
+            self.fail(
+                "vectors", f"pfn {pfn:#x} is taken from another type, and pfn {own[0]:#x} would have done"
+            )
+        return True
+
+    def try_to_claim(
+        self, pfn: int, migratetype: int, free_pages: int, alike_pages: int, claimed: bool
+    ) -> None:
+        """Hear what a pageblock would have of a type that wants it, and whether it gets it."""
+        size = 1 << self.pageblock_order
+        found = sum(1 << k for at, k in self.free.items() if pfn <= at < pfn + size)
+        block = pfn >> self.pageblock_order
+        if found != free_pages:
+            self.fail(
+                "vectors", f"pageblock pfn {pfn:#x} has {found} free pages, a claim counts {free_pages}"
+            )
+        if claimed != (free_pages + alike_pages >= size // 2) or free_pages + alike_pages > size:
+            what = "claimed" if claimed else "not claimed"
+            self.fail(
+                "vectors",
+                f"pageblock pfn {pfn:#x} is {what} for {free_pages} and {alike_pages} of {size} pages",
+            )
+        if migratetype == self.block_type(pfn):
+            self.fail("S6", f"pageblock pfn {pfn:#x} is wanted by its own type")
+        (self.unclaimed.discard if claimed else self.unclaimed.add)(block)
+
+    def split_large(self, pfn: int, order: int) -> None:
+        """Hear that a block larger than a pageblock, free or just given up, is freed in pieces."""
+        if self.free.get(pfn) == order:
+            self._unlist(pfn)
+        elif self.taken.pop(pfn, None) != order:
+            self.fail("S2", f"pfn {pfn:#x} order {order} is freed in pieces, but it is {self.describe(pfn)}")
+        pieces = range(pfn, pfn + (1 << order), 1 << self.pageblock_order)
+        self.taken.update(dict.fromkeys(pieces, self.pageblock_order))
+        self.pieces.update(pieces)
+
+    def released(self) -> None:
+        """Judge what has to be whole when the lock is given back."""
+        self.giving_back = False
+        self._judge_strayed()
+        if self.pieces:
+            lost = min(self.pieces)
+            self.fail("S2", f"pfn {lost:#x} is a piece of a larger block, and was not freed with it")
+            self.pieces = set()
+        if self.unclaimed:
+            self.unclaimed = set()
+        if self.retyped:
+            for block in sorted(self.retyped):
+                self._check_types(block << self.pageblock_order)
+            self.retyped = set()
+
+    def _check_types(self, first: int) -> None:
+        """Judge whether a pageblock's free pages are on the lists of its type (v6.10)."""
+        if not self.revision.list_type_is_block_type:
+            return
+        migratetype = self.block_type(first)
+        heads = {self.block_of(first)[0], *range(first, first + (1 << self.pageblock_order))}
+        for pfn in sorted(heads & self.free.keys()):
+            if self.type_of[pfn] != migratetype:
+                self.fail(
+                    "S6",
+                    f"pfn {pfn:#x} is on list {self.type_of[pfn]}, pageblock pfn {first:#x} is {migratetype}",
+                )
 
     def free_block(
         self, pfn: int, order: int, migratetype: int, merged_pfn: int, merged_order: int, to_tail: bool
@@ -207,11 +173,28 @@ class ShadowZone:
             invariant = "S10" if pfn in self.in_flight else "S2"
             self.fail(invariant, f"pfn {pfn:#x} order {order} is freed, but it is {self.describe(pfn)}")
         self.taken.pop(pfn, None)
+        self.pieces.discard(pfn)
+        self._judge_strayed()
         if migratetype != self.block_type(pfn):
+            self.strayed = pfn, migratetype
+            if not self.revision.pcp_remembers_type:
+                self._judge_strayed()
+        self._merge(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
+
+    def drained(self, pfn: int, order: int, migratetype: int) -> None:
+        """Hear that the block freed just before came from a page set, which may remember an old type of it."""
+        del order
+        if self.strayed == (pfn, migratetype):
+            self.strayed = None
+
+    def _judge_strayed(self) -> None:
+        """Judge a block that was freed to another list than its pageblock's, and not from a page set."""
+        if self.strayed is not None:
+            pfn, migratetype = self.strayed
+            self.strayed = None
             self.fail(
                 "S6", f"pfn {pfn:#x} goes to list {migratetype}, its pageblock is {self.block_type(pfn)}"
             )
-        self._merge(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
 
     def putback(
         self, pfn: int, order: int, migratetype: int, merged_pfn: int, merged_order: int, to_tail: bool
@@ -268,6 +251,9 @@ class ShadowZone:
             self.fail("S2", f"pfn {merged_pfn:#x} comes to the free lists twice")
             self._unlist(merged_pfn)
         self._list(merged_pfn, merged_order, migratetype, to_tail)
+        if merged_order > self.pageblock_order:
+            for first in range(merged_pfn, merged_pfn + (1 << merged_order), 1 << self.pageblock_order):
+                self._check_types(first)
 
     def _may_merge(self, migratetype: int, buddy: int) -> bool:
         buddy_type = self.block_type(buddy)
@@ -289,6 +275,7 @@ class ShadowZone:
                 f"isolating pfn {pfn:#x} leaves {self.nr_free_pages} free pages, the zone counts {free_pages}",
             )
             self.nr_free_pages = free_pages
+        self._judge_usable(usable_pages)
         self.in_flight[pfn] = order
 
     def _judge_isolation(self, pfn: int, order: int, migratetype: int, usable_pages: int) -> None:
@@ -303,8 +290,17 @@ class ShadowZone:
                 f"{self.watermark[WMARK_MIN]}",
             )
 
+    def _judge_usable(self, usable_pages: int) -> None:
+        """Hold what marks were held against against the lists; a reserve of whole pageblocks is not told."""
+        usable = self.nr_free_pages - self.nr_free_highatomic
+        if self.revision.highatomic_free_withheld and usable_pages != usable:
+            self.fail(
+                "S16", f"marks are held against {usable_pages} pages, {usable} are free and not high-atomic"
+            )
+
     def refused(self, pfn: int, order: int, usable_pages: int) -> None:
         """Hear that a block may not be isolated."""
+        self._judge_usable(usable_pages)
         if not self.giving_back and usable_pages > self.watermark[WMARK_MIN] + (1 << order):
             self.fail(
                 "S16", f"pfn {pfn:#x} order {order} is refused with {usable_pages} pages, above the min mark"
@@ -380,6 +376,8 @@ class ShadowZone:
                 "S1", f"pfn {pfn:#x} order {order} is moved between lists, but it is {self.describe(pfn)}"
             )
             return
+        if pfn >> self.pageblock_order in self.unclaimed:
+            self.fail("vectors", f"pfn {pfn:#x} is moved, and the claim of its pageblock came to nothing")
         reported, told = pfn in self.reported, (pfn, order) in self.told
         self._unlist(pfn)
         self._list(pfn, order, migratetype, to_tail)
@@ -399,6 +397,7 @@ class ShadowZone:
 
     def set_type(self, pfn: int, migratetype: int) -> None:
         self.types[(pfn >> self.pageblock_order) - self._first_block] = migratetype
+        self.retyped.add(pfn >> self.pageblock_order)
 
     def split(self, pfn: int, order: int) -> None:
         """Make one taken block of a range: a larger one is split around it, smaller ones become one."""

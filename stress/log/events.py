@@ -220,6 +220,49 @@ class MmPageAllocExtfrag(ZoneRecord, tag="mm_page_alloc_extfrag"):
     change_ownership: bool
 
 
+class RmqueueClaim(ZoneRecord, tag="rmqueue_claim"):
+    """A request takes the first pages of a foreign block of a pageblock or more (v6.14).
+
+    Its pageblocks become `migratetype`, the rest of it goes to that type's lists. Linux lacks this event.
+    """
+
+    pfn: int
+    order: int
+    migratetype: int
+    from_order: int
+    from_migratetype: int
+
+
+class RmqueueSteal(ZoneRecord, tag="rmqueue_steal"):
+    """A request takes the first pages of a foreign block, whose rest stays on the lists of its type (v6.14)."""
+
+    pfn: int
+    order: int
+    migratetype: int
+    from_order: int
+    from_migratetype: int
+
+
+class TryToClaimBlock(ZoneRecord, tag="try_to_claim_block"):
+    """A request looks whether a pageblock, from `pfn` on, can be its own type's (v6.14).
+
+    It is `claimed` if its free pages and those in use that are alike make half of it.
+    """
+
+    pfn: int
+    migratetype: int
+    free_pages: int
+    alike_pages: int
+    claimed: bool
+
+
+class SplitLargeBuddy(ZoneRecord, tag="split_large_buddy"):
+    """A block larger than a pageblock is freed a pageblock at a time (v6.10): those frees follow."""
+
+    pfn: int
+    order: int
+
+
 class MoveToFreeList(ZoneRecord, tag="move_to_free_list"):
     """A free block goes to another migratetype's list, the last there if `to_tail`."""
 

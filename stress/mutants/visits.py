@@ -345,8 +345,8 @@ VISITS = {
                 Zone,
                 "isolate_free_page",
                 """
-                - if self.get_pageblock_migratetype(block) < MIGRATE_PCPTYPES:
-                + if self.get_pageblock_migratetype(block) <= MIGRATE_HIGHATOMIC:
+                - if self.get_pageblock_migratetype(block) >= MIGRATE_PCPTYPES:
+                + if self.get_pageblock_migratetype(block) > MIGRATE_HIGHATOMIC:
                 """,
             ),
         ),

@@ -21,10 +21,10 @@ from workers.page_reporting import (
     Batch,
     PageReporting,
     PageReportingDevice,
-    PageReportingStats,
     Reporter,
     Scatterlist,
 )
+from workers.stats import PageReportingStats
 from workers.workqueue import Workqueue
 
 LAYOUT = Layout(nr_orders=5, pageblock_order=3)

@@ -43,7 +43,7 @@ from typing import Any
 from pagealloc.mmzone import Layout
 from stress.controlled.lockdep import Lockdep
 from stress.invariants import Judge, ShadowZone
-from stress.invariants.shadow import Fail
+from stress.invariants.lists import Fail
 from stress.search.machine import Build, Machine
 
 EVENTS_MAX = 20_000  # remembered; each is a judge of a few kilobytes at most

@@ -23,7 +23,7 @@ from stress.controlled.sync import ControlledSync
 from stress.controlled.world import Violation, World
 from stress.invariants import Judge
 from stress.invariants.judge import UnknownEvent
-from stress.invariants.shadow import Fail
+from stress.invariants.lists import Fail
 from stress.log.snapshot import begin_zone
 
 

@@ -28,7 +28,7 @@ from pagealloc.zone import Zone
 from stress.controlled.sync import ControlledCondition, ControlledLock, ControlledSync
 from stress.controlled.world import Subject
 from stress.invariants import Judge, ShadowZone
-from stress.invariants.shadow import copied
+from stress.invariants.lists import copied
 from stress.log.snapshot import snapshot_zone
 from stress.search.known import Heard, Known, State, remember
 from stress.search.machine import WatchedMemory, WatchedZone
@@ -43,6 +43,9 @@ TOLD = {
     "page_reporting_putback": "puts back",
     "page_reporting_reported": "flags as Reported",
     "page_reporting_refused": "may not isolate",
+    "rmqueue_claim": "claims",
+    "rmqueue_steal": "steals",
+    "split_large_buddy": "frees in pieces",
     "move_to_free_list": "moves to another type's list",
 }
 
@@ -181,6 +184,7 @@ class Oracle:
             zone.watermark,
             zone.watermark_boost,
             zone.nr_reserved_highatomic,
+            zone.nr_free_highatomic,
             zone.lowmem_reserve,
             zone.fast_marks,
         )

@@ -484,7 +484,7 @@ def test_reported_blocks_are_skipped_by_pfn() -> None:
 
 
 def test_the_presets_are_the_kernels_of_the_recordings() -> None:
-    assert set(PRESETS) == {"36e66c55", "02cf8719", "v5.7", "v6.1", "seed"}
+    assert set(PRESETS) == {"36e66c55", "02cf8719", "v5.7", "v6.1", "v6.12", "seed"}
     assert all(name == revision.name for name, revision in PRESETS.items())
 
 
