@@ -35,6 +35,8 @@ from pagealloc.gfp import (
     GFP_MOVABLE,
     GFP_NOWAIT,
     GFP_RECLAIMABLE,
+    GFP_TRANSHUGE,
+    GFP_TRANSHUGE_LIGHT,
     GFP_USER,
     GFP_ZERO,
 )
@@ -63,6 +65,8 @@ __all__ = [
     "GFP_MOVABLE",
     "GFP_NOWAIT",
     "GFP_RECLAIMABLE",
+    "GFP_TRANSHUGE",
+    "GFP_TRANSHUGE_LIGHT",
     "GFP_USER",
     "GFP_ZERO",
     "PAGE_SIZE",

@@ -34,6 +34,9 @@ ROOMS = (
 )
 LOOSE_FILES_MAX = 7
 
+# Methods and functions that others find by how their names begin.
+CALLED_BY_PREFIX = ("__", "_op_", "visit_", "pytest_", "test_")
+
 DOOR = ROOT / "pagealloc" / "sync_real.py"  # the one module that may know real threads, time and chance
 BEHIND_THE_DOOR = {"_thread", "random", "threading", "time"}
 IMPORT_BY_NAME = {"__import__", "import_module"}
@@ -187,6 +190,64 @@ def indices_abroad(source: str) -> Complaints:
     ]
 
 
+def defined_names(source: str) -> Iterator[str]:
+    """Yield the functions, classes and constants that a module defines at its top level, and its classes' methods.
+
+    What is decorated, or a class with arguments, is known to whoever it was given to.
+    """
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not is_registered(node):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+        if isinstance(node, ast.ClassDef):
+            methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+            yield from (part.name for part in methods if not is_registered(part))
+
+
+def is_registered(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    properties = {"property", "staticmethod", "classmethod", "dataclass", "contextmanager", "cache"}
+    decorators = {
+        name for one in node.decorator_list if (name := getattr(getattr(one, "func", one), "id", ""))
+    }
+    return bool(decorators - properties) or bool(isinstance(node, ast.ClassDef) and node.keywords)
+
+
+def used_names(source: str) -> set[str]:
+    """Return all names that a source reads, in its code and in its texts: a diff and a table name things, too."""
+    module = ast.parse(source)
+    prefaces = {
+        id(node.body[0].value)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    used: set[str] = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            used.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            used.add(node.attr)
+        elif isinstance(node, ast.keyword) and node.arg:
+            used.add(node.arg)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prefaces:
+            used.update(re.findall(r"\w+", node.value))
+    return used
+
+
+def dead_definitions(sources: dict[str, str], mentioned: set[str]) -> Complaints:
+    """Complain of definitions that no source uses; what is `mentioned` has users elsewhere."""
+    used = mentioned.union(*map(used_names, sources.values()))
+    return [
+        f"{path}: nothing uses {name}"
+        for path, source in sources.items()
+        for name in defined_names(source)
+        if name not in used and not name.startswith(CALLED_BY_PREFIX)
+    ]
+
+
 # -- the house -----------------------------------------------------------------------------------------
 
 
@@ -282,6 +343,14 @@ ABOVE_THE_INDEX = [
 @pytest.mark.parametrize("path", ABOVE_THE_INDEX, ids=ids(ABOVE_THE_INDEX))
 def test_an_index_never_leaves_the_lowest_floor(path: Path) -> None:
     assert indices_abroad(path.read_text()) == []
+
+
+def test_nothing_is_defined_that_nobody_uses() -> None:
+    sources = {name_of(path): path.read_text() for path in PRODUCT}
+    texts = (ROOT / "README.md", ROOT / "pyproject.toml", *(ROOT / "docs").rglob("*.md"))
+    mentioned = {word for path in texts for word in re.findall(r"\w+", path.read_text())}
+
+    assert dead_definitions(sources, mentioned) == []
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
@@ -441,3 +510,13 @@ def test_a_preface_that_has_fallen_behind_is_noticed(preface: str, complaints: C
 def test_an_index_abroad_is_noticed() -> None:
     assert indices_abroad("zone.state[pfn - zone.base_pfn]")
     assert indices_abroad("zone.is_reported(pfn)") == []
+
+
+def test_a_definition_that_nobody_uses_is_noticed() -> None:
+    sources = {
+        "a.py": "USED = 1\ndef helper(): pass\nclass Box:\n    def open(self): pass\n    def shut(self): pass",
+        "b.py": "from a import USED, Box\nprint(USED)\nBox().open()",
+    }
+
+    assert dead_definitions(sources, set()) == ["a.py: nothing uses helper", "a.py: nothing uses shut"]
+    assert dead_definitions(sources, {"helper", "shut"}) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args, get_origin, get_type_hints
 
-from stress.log.events import EVENTS, HEADER, ZoneRecord, field_names
+from stress.log.events import EVENTS, HEADER, field_names
 
 SCALARS: dict[Any, str] = {int: "BIGINT", bool: "BOOLEAN", str: "VARCHAR"}
 JSON = "JSON"  # what has no type of its own in SQL, or not the same one in all events
@@ -56,8 +56,3 @@ def event_meaning(event: str) -> str:
     text = " ".join((EVENTS[event].__doc__ or "").split())
     sentence, dot, _ = text.partition(". ")
     return sentence + dot.strip()
-
-
-def is_of_zone(event: str) -> bool:
-    """Tell whether an event happens under a zone lock, and has that zone's `seq`."""
-    return issubclass(EVENTS[event], ZoneRecord)

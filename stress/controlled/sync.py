@@ -83,10 +83,6 @@ class ControlledLock(Subject):
     def locked(self) -> bool:
         return self.owner is not None
 
-    def held_by_current(self) -> bool:
-        """Whether the running task holds the lock (`lockdep_is_held`)."""
-        return self.owner is self.world.current or self.world.aborting
-
 
 class ControlledCondition(ControlledLock):
     """A condition variable, and its lock."""

@@ -18,7 +18,6 @@ AVAIL_F_NO_INTERRUPT = 1
 INDEX_AT = 2
 ENTRIES_AT = 4
 WRAP = 1 << 16
-SIZE_MAX = 1 << 15
 ONE = (1).to_bytes(8, "little")  # what an eventfd takes
 
 

@@ -13,7 +13,7 @@ from math import inf
 
 from pagealloc.gfp import GFP_HIGHUSER_MOVABLE
 from pagealloc.memory import Memory
-from pagealloc.mmzone import MIGRATE_PCPTYPES, MIGRATE_UNMOVABLE, PAGE_SHIFT
+from pagealloc.mmzone import MIGRATE_PCPTYPES, MIGRATE_UNMOVABLE
 from pagealloc.zone import Zone
 from stress.lab.guest import Guest, build_memory, free_blocks, mark_reported
 from stress.lab.host import QUIET, Cost, Host
@@ -295,8 +295,3 @@ class Machine:
         while self._next_step_s <= clock_s:
             self._step()
         self._move_to(clock_s)
-
-
-def mebibytes(pages: int) -> float:
-    """Return so many pages in MiB."""
-    return pages / (1 << 20 - PAGE_SHIFT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -182,15 +182,6 @@ class Grid:
                     f"--guest {point.guest >> 20} MiB at --scale {point.scale}: {pageblocks} pageblocks of 2 MiB, "
                     f"expected {GUEST_PAGEBLOCKS_MIN} or more"
                 )
-
-
-def differing(points: Sequence[Options]) -> list[str]:
-    """List the options in which points differ, the seed left out."""
-    return [
-        each.name
-        for each in fields(Options)
-        if each.name != "seed" and len({getattr(point, each.name) for point in points}) > 1
-    ]
 
 
 def state_paths(point: Options) -> list[Path]:
