@@ -8,6 +8,7 @@ reporters       what a device does with a batch, and how to load one
 qemu            one of them: QEMU's own balloon
 allocators      the load
 child           a program that never outlives us
+stats           what the worker has done so far, in numbers
 errors          what a reporter raises
 """
 

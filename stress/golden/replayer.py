@@ -100,8 +100,8 @@ class Replayer:
         layout = Layout(nr_orders=op["max_order"], pageblock_order=op["pageblock_order"])
         self.zones = []
         for spec in op["zones"]:
-            if not 0 < spec["pages"] <= ZONE_PAGES_MAX:
-                raise CorruptCase(f"a zone of {quoted(spec['pages'])} pages, expected 1 .. {ZONE_PAGES_MAX}")
+            if not 0 <= spec["pages"] <= ZONE_PAGES_MAX:
+                raise CorruptCase(f"a zone of {quoted(spec['pages'])} pages, expected 0 .. {ZONE_PAGES_MAX}")
             zone = Zone(
                 spec["name"],
                 spec["start"],
