@@ -72,6 +72,9 @@ def file_data_bytes(fd: int, offset: int, nr_bytes: int) -> int:
     return found
 
 
+ORDER_MAX = 51  # of a block within 64 bits of address
+
+
 class Ram:
     """Memory for `nr_pages` pages from `start_pfn` on.
 
@@ -122,6 +125,11 @@ class Ram:
 
     def view(self, pfn: int, order: int = 0) -> memoryview:
         """Return the writable bytes of a block. Raises RamError when it is not within this memory."""
+        if not 0 <= order <= ORDER_MAX:
+            raise RamError(
+                f"pfn {pfn:#x}, order {order}: expected a block's pfn and order, 0 .. {ORDER_MAX}, not its offset and "
+                "length"
+            )
         offset, nr_bytes = self.offset(pfn), PAGE_SIZE << order
         return self._span(offset, nr_bytes)
 

@@ -17,6 +17,7 @@ reach       what a pass must report, and what it never will
 ledger      who owns which pages, kept in another way
 violations  what went wrong, in words
 gauge       samples and sums
+notes       what is worth a note at the end, though nothing broke
 status      what a run looks like at one moment
 fairness    whether all threads get on alike
 footprint   what the run itself keeps

@@ -105,6 +105,11 @@ class _Interruption:
 def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
     """Write the summary; whatever the disk refuses is a note, never the end of the verdict."""
     summary.notes.append(f"run directory {directory.path}")
+    if summary.verdict is Verdict.FAILURE and directory.recorder is not None:
+        summary.next_step = (
+            f"`python -m stress verify {directory.path}` names the records that prove it, `explore` searches for a "
+            "schedule that does it again, and `replay` has that one as often as you like"
+        )
     try:
         directory.finish(summary)
     except RunDirectoryError as error:

@@ -180,12 +180,16 @@ class StressRun:
             self._gauge.sample("stop")
         if alive:
             return alive
+        self._drain()
+        return alive
+
+    def _drain(self) -> None:
+        """Free what nobody frees any more, and what is on page sets."""
         try:
             self.crew.empty_inboxes()
             self.rig.memory.drain_all_pages()
         except Exception as error:
             self.rig.violations.add(f"freeing what was left over failed: {type(error).__name__}: {error}")
-        return alive
 
     def _settle(self) -> bool:
         """Wait until the worker is at rest; False when it is not, or when Ctrl-C cut that short."""
@@ -196,7 +200,10 @@ class StressRun:
 
         self._settling.settle(self._now_params.reporter_sleep_s[1], cut_short)
         reporting = self.rig.reporting
-        return reporting.device is not None and reporting.settled() and not cut_short()
+        # A reporter that allocates leaves pages on its page sets again, after the others' were drained.
+        withheld = any(self.rig.memory.nr_page_set_pages(zone) for zone in self.rig.memory.zones)
+        at_rest = reporting.settled() and not withheld and not cut_short()
+        return reporting.device is not None and at_rest
 
     def _part_with_device(self) -> None:
         """Unregister; a reporter that does not come back is noted, not waited for."""
@@ -220,6 +227,7 @@ class StressRun:
         A block that the last pass was not allowed to take may stay: when nearly the whole zone fits into one
         batch, the min watermark keeps the last block back, and nobody asks again.
         """
+        self._drain()
         self._inspection.final_checks()
         stats = self.rig.reporting.stats
         failed = stats.failed_batches - self._settling.failed_before

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stress.errors import Verdict
+from stress.errors import Verdict, one_line
 from stress.run.crew import Crew
 from stress.run.fairness import Fairness, unfair
 from stress.run.footprint import Footprints, take
+from stress.run.notes import notes_on_reporting, notes_on_the_rest
 from stress.run.rig import Rig
 from stress.run.settle import STUCK_AFTER_S
 from stress.run.status import Status, zone_status
@@ -15,6 +16,8 @@ from stress.run.summary import Summary
 
 SAMPLE_INTERVAL_S = 0.2
 FOOTPRINTS_PER_RUN = 1000
+THREAD_END_S = 0.5
+NOTE_MAX = 500  # characters
 
 Watcher = Callable[[Status], None]
 
@@ -34,6 +37,7 @@ class Gauge:
         self._footprints = Footprints(max(SAMPLE_INTERVAL_S, rig.params.seconds / FOOTPRINTS_PER_RUN))
         self._last_sample = (self._start_s, 0)
         self._ops_per_second = 0.0
+        self._withheld_pages = 0  # on page sets, in the last look at the load
 
     def elapsed_s(self) -> float:
         return self._rig.sync.monotonic() - self._start_s
@@ -46,8 +50,16 @@ class Gauge:
         self._footprints.before = take(self._summary.resident_bytes_start)
 
     def end(self) -> None:
-        """Take what is left when everything has ended."""
-        self._footprints.after = take(self._rig.memory.resident_bytes())
+        """Take what is left when everything has ended; a thread that was joined may take a moment to be gone."""
+        deadline_s = self.elapsed_s() + THREAD_END_S
+        while True:
+            self._footprints.after = take(self._rig.memory.resident_bytes())
+            if (
+                self._footprints.after.threads <= self._footprints.before.threads
+                or self.elapsed_s() > deadline_s
+            ):
+                return
+            self._rig.sync.sleep(THREAD_END_S / 10)
 
     # -- samples -----------------------------------------------------------------------------------------
 
@@ -55,6 +67,7 @@ class Gauge:
         """Sample the load, and take stock of what the run itself keeps and how fair it is."""
         self.fairness.look(self.elapsed_s(), self._crew.operations_of_spells())
         status = self.sample(phase)
+        self._withheld_pages = sum(zone.on_page_sets for zone in status.zones)
         self._footprints.look(status.seconds, status.resident_bytes)
         for name, count in (
             ("blocks in inboxes", self._crew.inbox_blocks()),
@@ -131,11 +144,9 @@ class Gauge:
         summary.reported_bytes = stats.reported_bytes
         summary.kept_blocks = self._rig.host.kept_blocks
         summary.kept_bytes = self._rig.host.kept_bytes
-        if stats.first_error is not None:
-            summary.notes.append(f"{stats.failed_batches} batches failed, the first with {stats.first_error}")
-        if not stats.reported_blocks:
-            summary.notes.append("nothing was reported")
         self._sum_up_the_long_view()
+        notes = (*notes_on_reporting(self._rig), *notes_on_the_rest(self._rig, summary, self._withheld_pages))
+        summary.notes += [one_line(note, NOTE_MAX) for note in notes]
         violations = self._rig.violations
         summary.violations = violations.texts
         summary.violation_count = violations.count

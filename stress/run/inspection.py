@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pagealloc.validate import Census, validate
 from pagealloc.zone import Zone
 from stress.log.snapshot import record_counts, snapshot_zone
+from stress.run.notes import SEEMS_DEAD
 from stress.run.rig import Rig
 
 CENSUS_SHARE = 0.05  # of the run's time at most goes into walking zones
@@ -97,10 +98,20 @@ class Inspection:
                 )
 
     def expect_released(self) -> None:
-        """With --must-release, hold the host to it: what it acknowledged it has given back."""
-        host = self._rig.host
-        if self._rig.params.must_release and host.kept_blocks:
+        """With --must-release, hold the host to it: it took batches to the end, and gave back what it acknowledged."""
+        if not self._rig.params.must_release:
+            return
+        host, stats = self._rig.host, self._rig.reporting.stats
+        if host.kept_blocks:
             self._rig.violations.add(
                 f"the reporter acknowledged {host.kept_blocks} blocks and kept {host.kept_bytes >> 20} MiB of them "
                 "(--must-release)"
+            )
+        if stats.batches and stats.failed_batches == stats.batches:
+            self._rig.violations.add(
+                f"the reporter failed every one of its {stats.batches} batches (--must-release)"
+            )
+        elif host.failed_in_a_row >= SEEMS_DEAD:
+            self._rig.violations.add(
+                f"the reporter failed its last {host.failed_in_a_row} batches (--must-release)"
             )

@@ -13,9 +13,11 @@ from pagealloc.memory import Memory
 from pagealloc.sync import Lock, Sync
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
+from stress.errors import quoted
 from stress.run.violations import Violations
 from workers.allocators import stamp_owner
 from workers.page_reporting import Batch, Reporter
+from workers.reporters import InjectedError
 
 
 class _ZoneLedger:
@@ -118,6 +120,8 @@ class CheckedReporter:
     def __init__(self, inner: Reporter, ledger: Ledger, trace: Trace) -> None:
         self.kept_blocks = 0
         self.kept_bytes = 0
+        self.failed_in_a_row = 0  # batches up to now, not counting the failures that a run asks for
+        self.last_error = ""
         self._inner = inner
         self._ledger = ledger
         self._trace = trace
@@ -128,7 +132,14 @@ class CheckedReporter:
         self._ledger.check_batch(zone, batch, "before")
         try:
             self._inner.report(zone, batch)
+            self.failed_in_a_row = 0
             self._count_kept(zone, batch)
+        except InjectedError:
+            raise
+        except Exception as error:
+            self.failed_in_a_row += 1
+            self.last_error = quoted(error)
+            raise
         finally:
             self._ledger.check_batch(zone, batch, "after")
             self._trace("host_end", zone.number, blocks)

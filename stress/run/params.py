@@ -229,12 +229,15 @@ class RunParams:
         return asdict(self)
 
     def words(self) -> str:
-        """Return every parameter as NAME=VALUE, for the first and the last line of a run."""
-        shown = self.as_dict()
+        """Return what differs from the defaults as NAME=VALUE, for the first and the last line of a run."""
+        defaults = RunParams().as_dict()
+        shown = {name: value for name, value in self.as_dict().items() if value != defaults[name]}
         for name in RANGES:
-            shown[name] = "{:g}..{:g}".format(*shown[name])  # type: ignore[misc]
-        shown["phases"] = ",".join(phase.name for phase in self.phases) or None
-        return " ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+            if name in shown:
+                shown[name] = "{:g}..{:g}".format(*shown[name])  # type: ignore[misc]
+        if self.phases:
+            shown["phases"] = ",".join(phase.name for phase in self.phases)
+        return " ".join(f"{name}={value}" for name, value in shown.items()) or "the defaults"
 
 
 OPTIONS = {each.name: each for each in fields(RunParams) if each.metadata}

@@ -37,4 +37,5 @@ class Summary:
     kept_max: dict[str, int] = field(default_factory=dict)  # the most that the run itself kept of each
     stacks: list[str] = field(default_factory=list)  # where every thread stood when the run hung
     notes: list[str] = field(default_factory=list)
+    next_step: str = ""  # what to do about a failure
     params: dict[str, object] = field(default_factory=dict)

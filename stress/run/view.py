@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Protocol, cast
 
 from rich.console import Console, Group, RenderableType
@@ -14,8 +15,10 @@ from rich.text import Text
 from pagealloc.mmzone import PAGE_SHIFT
 from stress.run.status import Status, ZoneStatus
 from stress.run.summary import Summary
+from stress.run.violations import by_kind
 
 BAR_WIDTH_MAX = 60
+KINDS_SHOWN = 5  # of violations
 
 # What a bar shows, from the left: style, letter (for terminals without colour), name.
 PARTS = (
@@ -193,11 +196,9 @@ def print_summary(console: Console, summary: Summary, words: str) -> None:
     console.print(table, highlight=False)
     for note in summary.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    for text in summary.violations:
-        console.print(f"!!! {text}", highlight=False, markup=False, soft_wrap=True, style="red")
-    if summary.violation_count > len(summary.violations):
-        hidden = summary.violation_count - len(summary.violations)
-        console.print(f"!!! and {hidden} more", highlight=False, markup=False, style="red")
+    _print_violations(console, summary)
+    if summary.next_step:
+        console.print(f"next: {summary.next_step}", highlight=False, markup=False, soft_wrap=True)
     ended = "interrupted after " if summary.interrupted else ""
     console.print(
         f"{summary.verdict} {ended}{summary.seconds:.1f} s, {summary.violation_count} violations: {words}",
@@ -206,6 +207,18 @@ def print_summary(console: Console, summary: Summary, words: str) -> None:
         soft_wrap=True,
         style=summary.verdict.style,
     )
+
+
+def _print_violations(console: Console, summary: Summary) -> None:
+    """Print the first of each kind: what follows from one fault is told again and again."""
+    kinds = by_kind(summary.violations)
+    shown = dict(islice(kinds.items(), KINDS_SHOWN))
+    for text, count in shown.items():
+        like_it = f" ({count - 1} more like it)" if count > 1 else ""
+        console.print(f"!!! {text}{like_it}", highlight=False, markup=False, soft_wrap=True, style="red")
+    hidden = summary.violation_count - sum(shown.values())
+    if hidden > 0:
+        console.print(f"!!! and {hidden:,} more", highlight=False, markup=False, style="red")
 
 
 def _soak_rows(summary: Summary) -> Iterator[tuple[str, str]]:

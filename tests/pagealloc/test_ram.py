@@ -162,6 +162,13 @@ def test_a_file_that_cannot_be_so_large_is_refused_and_closed() -> None:
 # -- looking at pages ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("order", [-1, 52, 4 << 20])
+def test_a_length_that_is_taken_for_an_order_is_one_short_line(ram: Ram, order: int) -> None:
+    with pytest.raises(RamError, match="expected a block's pfn and order") as error:
+        ram.view(0, order)
+    assert len(str(error.value)) < 200
+
+
 def test_a_view_is_the_block_and_writes_through(ram: Ram) -> None:
     view = ram.view(START_PFN + 4, 2)
     view[:5] = b"hello"

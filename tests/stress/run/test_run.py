@@ -380,6 +380,7 @@ def test_the_run_directory_tells_the_whole_run(capsys: pytest.CaptureFixture[str
     }
     assert sorted(file.name for file in path.iterdir()) == [
         "events-0001.ndjson",
+        "harness.ndjson",
         "params.json",
         "summary.json",
         "versions.json",

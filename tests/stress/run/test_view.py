@@ -198,7 +198,16 @@ def end(summary: Summary) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def test_the_last_line_is_the_verdict_with_every_parameter() -> None:
+def test_of_many_violations_the_first_of_each_kind_are_shown_and_then_what_to_do() -> None:
+    texts = [f"{what}: pfn {pfn:#x}" for pfn in range(10) for what in "abcdefg"]
+    summary = Summary(violations=texts, violation_count=700, next_step="verify x")
+    told = [line for line in end(summary) if line.startswith(("!!!", "next", "FAILURE"))]
+    assert told[:5] == [f"!!! {what}: pfn 0x0 (9 more like it)" for what in "abcde"]
+    assert told[5:] == ["!!! and 650 more", "next: verify x", told[-1]]
+    assert told[-1].startswith("FAILURE 0.0 s, 700 violations")
+
+
+def test_the_last_line_is_the_verdict_with_what_it_was_made_of() -> None:
     lines = end(Summary(verdict=Verdict.SUCCESS, seconds=8.04, allocs=1000, frees=1000))
     assert lines[-1] == "SUCCESS 8.0 s, 0 violations: seed=1 zones=Normal=96MiB"
     assert any("1,000 (249 operations per second)" in line for line in lines)
