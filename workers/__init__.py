@@ -3,6 +3,7 @@
 page_reporting  the worker and the device: start here
 policy          what the worker may decide, and what the kernel decides
 policies        what others decide
+stats           what the worker counts
 workqueue       delayed work on one thread
 reporters       what a device does with a batch, and how to load one
 qemu            one of them: QEMU's own balloon

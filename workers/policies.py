@@ -169,8 +169,8 @@ class Decay(Quota):
 
     STEPS = 200
 
-    def __init__(self, decay_s: float) -> None:
-        super().__init__(max(decay_s / self.STEPS, SOON_S))
+    def __init__(self, decay_s: float, interval_s: float = SOON_S) -> None:
+        super().__init__(max(decay_s / self.STEPS, interval_s))
         self._step_s = decay_s / self.STEPS
         self._weights = [smootherstep((step + 1) / self.STEPS) for step in range(self.STEPS)]
         self._backlog = [0] * self.STEPS  # pages that came in each step, the oldest first

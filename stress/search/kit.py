@@ -24,6 +24,7 @@ from workers.page_reporting import (
     Reporter,
     Scatterlist,
 )
+from workers.policy import ReportingPolicy
 from workers.stats import PageReportingStats
 from workers.workqueue import Workqueue
 
@@ -141,6 +142,7 @@ class Kit:
         delay_s: float = DELAY_S,
         boost_factor: int = 0,
         lockless: bool = False,
+        policy: ReportingPolicy | None = None,
     ) -> None:
         """Build zones of (name, pages), with the same marks, and the reporting core; nothing runs yet.
 
@@ -171,6 +173,7 @@ class Kit:
             self.sync,
             self.workqueue,
             delay_s=delay_s,
+            policy=policy,
             alloc_scatterlist=self._alloc_scatterlist,
         )
         self.oracle.watch(self.memory, machine.judge, self.reporting)

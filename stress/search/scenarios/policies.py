@@ -1,0 +1,107 @@
+"""Scenarios for policies that no kernel has: none may lose a page, or forget one beyond its own bound.
+
+A policy that leaves a block must come back for it, though nobody frees again; virtual time goes on until nothing is
+armed, and whatever is free then must have been reported.
+"""
+
+from __future__ import annotations
+
+from stress.search.kit import Kit
+from stress.search.scenarios.catalogue import scenario
+from workers.policies import (
+    ConstantRate,
+    CpuShare,
+    Decay,
+    FixedDelay,
+    FlushOnDemand,
+    MinimumAge,
+    QuietRegion,
+)
+from workers.policy import ReportingPolicy
+
+BLOCK_BYTES = 8 * 4096  # of a pageblock here
+
+
+def allocate_beside(kit: Kit, policy: ReportingPolicy) -> list[int]:
+    """Build a zone whose blocks are freed, allocated and merged while a worker with this policy runs."""
+    kit.build(("Normal", 64), capacity=2, policy=policy)
+    pfns = kit.alloc_nearly_all(3)
+    kit.start()
+    kit.spawn("free", *(lambda pfn=pfn: kit.free(pfn, 3) for pfn in pfns[:3]))
+    kit.spawn("take and free", lambda: kit.free(kit.alloc(3), 3))
+    return pfns
+
+
+@scenario
+def young_blocks_wait(kit: Kit) -> None:
+    """Skip blocks that are younger than three seconds: a later pass must find them though nobody asks."""
+    allocate_beside(kit, MinimumAge(3.0))
+    kit.rest()
+
+
+@scenario
+def busy_regions_wait(kit: Kit) -> None:
+    """Skip whatever lies where something was just freed: once it is quiet, all of it is reported."""
+    allocate_beside(kit, QuietRegion(3.0))
+    kit.rest()
+
+
+@scenario
+def a_constant_rate_gets_there(kit: Kit) -> None:
+    """Stop at a quota of one block a second, in the middle of a list: the rest follows, pass by pass."""
+    allocate_beside(kit, ConstantRate(BLOCK_BYTES))
+    kit.rest()
+
+
+@scenario
+def a_decay_comes_to_an_end(kit: Kit) -> None:
+    """Let memory decay within ten seconds, looked at every two: in the end nothing is left."""
+    allocate_beside(kit, Decay(10.0, interval_s=2.0))
+    kit.rest()
+
+
+@scenario
+def a_share_of_the_cpu_is_enough(kit: Kit) -> None:
+    """Work a hundredth of the time: a tenth of what is in use may stay, and nothing else."""
+    allocate_beside(kit, CpuShare(1.0))
+    kit.rest(all_reported=False)
+    used = sum(zone.managed_pages - zone.nr_free_pages for zone in kit.zones)
+    left = sum(
+        (zone.nr_free[order] - zone.nr_reported[order]) << order
+        for zone in kit.zones
+        for order in range(zone.layout.pageblock_order, zone.layout.nr_orders)
+    )
+    kit.oracle.expect(
+        left <= CpuShare.RETAIN * used,
+        "L2",
+        lambda: f"{left} pages are left unreported, with {used} in use: more than a tenth",
+    )
+
+
+@scenario
+def a_flush_is_the_only_pass(kit: Kit) -> None:
+    """Report on demand, from another thread and while blocks are freed: a flush reports all that was free by then."""
+    policy = FlushOnDemand()
+    pfns = allocate_beside(kit, policy)
+    kit.spawn("flush", kit.reporting.flush, kit.tick, kit.reporting.flush)
+    flush_the_rest(kit)
+    kit.free(pfns[3], 3)
+    flush_the_rest(kit)
+    kit.rest()
+
+
+@scenario
+def a_fixed_delay_needs_a_free(kit: Kit) -> None:
+    """Report at the first free that comes a second after another: what is freed last waits for a flush."""
+    pfns = allocate_beside(kit, FixedDelay(1.0))
+    kit.sync.sleep(1.5)
+    kit.free(pfns[3], 3)
+    flush_the_rest(kit)
+    kit.rest()
+
+
+def flush_the_rest(kit: Kit) -> None:
+    """Have everything reported that is free when the tasks are done."""
+    kit.sync.await_idle()
+    kit.reporting.flush()
+    kit.sync.await_idle()
