@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 from pagealloc.mmzone import PAGE_SHIFT
@@ -23,6 +23,7 @@ ERROR_OF_LOADS = {
 ERROR = 0.03  # of the others
 STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # for 2, 3, ... values; 1.96 for many
 UNITS = {"delay": " s", "hz": " HZ", "mix": " pages"}
+DEFAULTS = {"order": 9, "delay": 2.0, "capacity": 32, "budget": 16, "policy": "kernel"}
 REFAULT_4K_WEIGHT, REFAULT_2M_WEIGHT = (
     3.75e-6,
     360e-6,
@@ -140,17 +141,33 @@ def same(one: Mean, other: Mean, error: float) -> bool:
     )
 
 
-def best_of(found: Sequence[Choice], goal: Goal) -> Choice:
-    """Return the best setting; among those that cannot be told apart, the one with the fewest refaults and calls."""
+def best_of(found: Sequence[Choice], goal: Goal, error: float) -> Choice:
+    """Return the best setting; of those that are no different the cheapest, and the one most like the kernel's."""
     allowed = [
         choice for choice in found if goal.refaults_max is None or choice.refaults() <= goal.refaults_max
-    ]
-    return min(allowed or found, key=lambda choice: choice.means[goal.figure].value)
+    ] or list(found)
+    least = min(allowed, key=lambda choice: _figure(choice, goal).value)
+    equal = [choice for choice in allowed if same(_figure(choice, goal), _figure(least, goal), error)]
+    return min(
+        equal,
+        key=lambda choice: (
+            round(choice.refaults()),
+            round(choice.means["batches"].value),
+            -sum(DEFAULTS.get(name) == value for name, value in choice.values.items()),
+            _figure(choice, goal).value,
+        ),
+    )
+
+
+def _figure(choice: Choice, goal: Goal) -> Mean:
+    """Return the figure that the goal is about; a target that is never met is the worst of all."""
+    figure = choice.means[goal.figure]
+    return figure if figure.value >= 0 else Mean(inf, 0.0)
 
 
 def front(found: Sequence[Choice], goal: Goal) -> set[int]:
     """Return the positions of the settings that no other one beats in both the goal's figure and refaults."""
-    marks = [(choice.means[goal.figure].value, choice.refaults()) for choice in found]
+    marks = [(_figure(choice, goal).value, choice.refaults()) for choice in found]
     return {
         at
         for at, (figure, refaults) in enumerate(marks)
@@ -168,7 +185,7 @@ def sentence(found: Sequence[Choice], goal: Goal, load: str) -> str:
     if not found:
         return "Nothing was computed."
     error = error_of(load)
-    best = best_of(found, goal)
+    best = best_of(found, goal, error)
     figure = best.means[goal.figure]
     text = f"{_capital(best.label())}: {figure.value:.3g} {goal.unit}"
     default = next((choice for choice in found if is_default(choice)), None)
@@ -177,7 +194,7 @@ def sentence(found: Sequence[Choice], goal: Goal, load: str) -> str:
         if same(figure, before, error):
             text += f", which is no difference from the kernel's default ({before.value:.3g} {goal.unit})"
         else:
-            text += f", {_less(figure.value, before.value)} than the kernel's default ({before.value:.3g} {goal.unit})"
+            text += f", {_less(figure.value, before.value)} beside the kernel's default ({before.value:.3g})"
         text += f", at {best.refaults():,.0f} against {default.refaults():,.0f} refaults"
     else:
         text += f" at {best.refaults():,.0f} refaults"
@@ -187,13 +204,14 @@ def sentence(found: Sequence[Choice], goal: Goal, load: str) -> str:
 
 def is_default(choice: Choice) -> bool:
     """Whether this is what a kernel does that nobody told otherwise."""
-    kernel = {"order": 9, "delay": 2.0, "capacity": 32, "budget": 16, "policy": "kernel"}
-    return all(choice.values[name] == value for name, value in kernel.items() if name in choice.values)
+    return all(choice.values[name] == value for name, value in DEFAULTS.items() if name in choice.values)
 
 
 def _less(value: float, than: float) -> str:
-    if not than:
-        return f"{value:.3g} more"
+    if not 0 < than < inf or not value < inf:
+        return f"{value:.3g} instead of {than:.3g}"
+    if value > 2 * than:
+        return f"{value / than:.1f} times as much"
     share = 1 - value / than
     return f"{abs(share):.0%} {'less' if share > 0 else 'more'}"
 
@@ -211,13 +229,13 @@ def _effect(found: Sequence[Choice], best: Choice, name: str, goal: Goal, error:
     ]
     if len(line) < 2:
         return ""
-    figures = [(choice.means[goal.figure], choice.values[name]) for choice in line]
+    figures = [(_figure(choice, goal), choice.values[name]) for choice in line]
     low, high = min(figures, key=lambda each: each[0].value), max(figures, key=lambda each: each[0].value)
     if same(low[0], high[0], error):
         values = ", ".join(shown(name, value) for _, value in figures)
         return f"{name} makes no difference ({values}: below the {error:.0%} that the lab can tell)"
     return (
-        f"{name} {shown(name, high[1])} instead of {shown(name, low[1])} costs "
+        f"{name} {shown(name, high[1])} instead of {shown(name, low[1])}: "
         f"{_less(high[0].value, low[0].value)}"
     )
 

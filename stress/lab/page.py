@@ -12,7 +12,7 @@ from stress.analysis.charts import BLUE, GREEN, GREY, HEIGHT, ORANGE, RED, Chart
 from stress.analysis.grids import Grid
 from stress.analysis.report import chart_card, table_card, write_page
 from stress.errors import BadInput
-from stress.lab.answer import Choice, Goal, best_of, error_of, front, is_default, pages_to_gib, same, shown
+from stress.lab.answer import Choice, Goal, best_of, error_of, front, is_default, pages_to_gib, same
 from stress.lab.recorded_truth import Truth
 from stress.lab.sweep import Sweep
 from stress.lab.tables import cell, figures_of, heading
@@ -43,7 +43,8 @@ def write_lab_page(
 ) -> None:
     """Write the page. Raises BadInput when it cannot be written."""
     load = sweep.points[0].load
-    pictures = [_trade(found, goal), _curves(found, goal, sweep, truth)]
+    error = error_of(load)
+    pictures = [_trade(found, goal, error), _curves(found, goal, error, sweep, truth)]
     parts = [
         f'<div class="card"><p class="about">{escape(about)}</p><ol class="lead"><li>{escape(answer)}</li></ol></div>',
         *(chart_card(chart) for chart in pictures if chart is not None),
@@ -73,13 +74,19 @@ def _figure(x: str, y: str) -> go.Figure:
     return figure
 
 
-def _trade(found: Sequence[Choice], goal: Goal) -> Chart | None:
+def _trade(found: Sequence[Choice], goal: Goal, error: float) -> Chart | None:
     """Draw every setting: what it is for against what comes in again."""
     if len(found) < 2:
         return None
-    figure = _figure("refaults (in units of 4 KiB, a huge page by its price)", f"{heading(goal.figure)}")
+    if any(choice.refaults() for choice in found):
+        against = "refaults (in units of 4 KiB, a huge page by its price)"
+        costs = [choice.refaults() for choice in found]
+    else:  # nothing comes in again: what is left is the work of reporting
+        against = "report calls"
+        costs = [choice.means["batches"].value for choice in found]
+    figure = _figure(against, heading(goal.figure))
     ahead = front(found, goal)
-    best = best_of(found, goal)
+    best = best_of(found, goal, error)
     for name, colour, chosen in (
         ("beaten by another", GREY, [choice for at, choice in enumerate(found) if at not in ahead]),
         (
@@ -92,11 +99,11 @@ def _trade(found: Sequence[Choice], goal: Goal) -> Chart | None:
         if chosen:
             figure.add_trace(
                 go.Scatter(
-                    x=[choice.refaults() for choice in chosen],
+                    x=[costs[found.index(choice)] for choice in chosen],
                     y=[choice.means[goal.figure].value for choice in chosen],
                     error_y={"array": [choice.means[goal.figure].half for choice in chosen], "thickness": 1},
                     text=[choice.label() for choice in chosen],
-                    hovertemplate="%{text}<br>%{y:.4g} at %{x:,.0f} refaults<extra></extra>",
+                    hovertemplate="%{text}<br>%{y:.4g} at %{x:,.0f}<extra></extra>",
                     mode="markers",
                     marker={"color": colour, "size": 10},
                     name=name,
@@ -107,12 +114,14 @@ def _trade(found: Sequence[Choice], goal: Goal) -> Chart | None:
     about = (
         "One mark a setting, with the 95 % interval over its seeds; further down and further left is better."
     )
-    return Chart("What it gives back, and what comes in again", about, figure)
+    return Chart("What it is for, and what it costs", about, figure)
 
 
-def _curves(found: Sequence[Choice], goal: Goal, sweep: Sweep, truth: Truth | None) -> Chart | None:
+def _curves(
+    found: Sequence[Choice], goal: Goal, error: float, sweep: Sweep, truth: Truth | None
+) -> Chart | None:
     """Draw the memory of the best setting over time, beside the kernel's default and the measured curve."""
-    best = best_of(found, goal)
+    best = best_of(found, goal, error)
     curve = sweep.curves.get(best.point)
     if not curve:
         return None
@@ -154,9 +163,9 @@ def _curves(found: Sequence[Choice], goal: Goal, sweep: Sweep, truth: Truth | No
 
 
 def _table(found: Sequence[Choice], goal: Goal, load: str) -> Grid:
-    best = best_of(found, goal)
-    ahead = front(found, goal)
     error = error_of(load)
+    best = best_of(found, goal, error)
+    ahead = front(found, goal)
     names = figures_of(found, goal)
     rows: list[Sequence[str]] = []
     for at, choice in enumerate(found):
@@ -169,7 +178,7 @@ def _table(found: Sequence[Choice], goal: Goal, load: str) -> Grid:
             + (f" ± {cell(name, choice.means[name].half)}" if choice.means[name].half else "")
             for name in names
         ]
-        rows.append([choice.label(), *cells, mark])
+        rows.append([choice.label().replace(" ", "\N{NO-BREAK SPACE}"), *cells, mark])
     note = (
         f"Means over the seeds with half of their 95 % interval. “No difference”: from the best by less than "
         f"{error:.0%}, which is how far off the lab was where the truth is known, or than the intervals."
@@ -195,6 +204,6 @@ def _belief(load: str, sweep: Sweep, truth: Truth | None) -> str:
         f"{escape(validated)}. "
         "That means it was not refuted there.</p><p>This answer rests on:</p>"
         f"<ul>{inputs}</ul><p>Not in it:</p><ul>{limits}</ul>"
-        f'<p class="note">kernel {escape(point.preset)}, HZ {shown("hz", point.hz) if point.hz else "exact"}, '
+        f'<p class="note">kernel {escape(point.preset)}, HZ {point.hz or "exact"}, '
         f"host pages {escape(point.thp)}; {len(sweep.rows)} of {len(sweep.points)} points.</p></div>"
     )

@@ -18,21 +18,22 @@ FIGURES: dict[str, tuple[str, Printer]] = {
     "mean_resident_bytes": ("resident MiB", lambda value: f"{value / MIB:,.0f}"),
     "overshoot_bytes": ("overshoot MiB", lambda value: f"{value / MIB:,.0f}"),
     "settle_s": ("settle s", "{:.2f}".format),
-    "below_target_s": ("below target s", "{:.2f}".format),
+    "below_target_s": ("below target s", lambda value: f"{value:.2f}" if value >= 0 else "never"),
     "passes": ("passes", "{:,.4g}".format),
     "batches": ("calls", "{:,.4g}".format),
     "refaults_4k": ("refaults 4K", "{:,.0f}".format),
     "refaults_2m": ("refaults 2M", "{:,.0f}".format),
-    "refault_vcpu_s": ("refaults vCPU s", "{:.2f}".format),
+    "refault_vcpu_s": ("refault vCPU s", "{:.2f}".format),
     "report_s": ("reporting s", "{:.2f}".format),
 }
-PRICED = ("refault_vcpu_s", "report_s")
 
 
 def figures_of(found: Sequence[Choice], goal: Goal) -> list[str]:
-    """List the figures to show: prices and a target only where they were asked for."""
-    asked = {goal.figure, *(name for name in PRICED if found and name in found[0].means)}
-    return [name for name in FIGURES if name in asked or name not in (*PRICED, "below_target_s")]
+    """List the figures to show: those that a row has, and that are not zero everywhere."""
+    known = [name for name in FIGURES if found and name in found[0].means]
+    return [
+        name for name in known if name == goal.figure or any(choice.means[name].value for choice in found)
+    ]
 
 
 def cell(name: str, value: float) -> str:
@@ -51,9 +52,9 @@ def show_table(console: Console, found: Sequence[Choice], goal: Goal, load: str)
     names = figures_of(found, goal)
     axes = list(found[0].values) or ["load"]
     table = Table(*axes, *(heading(name) for name in names), "", box=None, pad_edge=False)
-    best = best_of(found, goal)
-    ahead = front(found, goal)
     error = error_of(load)
+    best = best_of(found, goal, error)
+    ahead = front(found, goal)
     for at, choice in enumerate(found):
         marks = "best" if choice is best else "front" if at in ahead else ""
         if choice is not best and same(choice.means[goal.figure], best.means[goal.figure], error):

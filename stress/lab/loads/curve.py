@@ -25,7 +25,6 @@ from pagealloc.mmzone import (
     PAGE_SHIFT,
     WMARK_LOW,
 )
-from pagealloc.zone import Zone
 from stress.errors import BadInput
 from stress.lab.engine import Machine
 
@@ -143,6 +142,9 @@ class _Owners:
         self._rng = machine.rng
         self._zones = [zone for zone in reversed(machine.memory.zones) if zone.name != "DMA"]
         self._jobs: list[list[int]] = [[] for _ in range(JOBS)]
+        self._weights = [
+            self._rng.random() for _ in range(JOBS)
+        ]  # how much of what is allocated each one gets
         self._cache: deque[int] = deque()
         self._slab_pages = 0
         self._slab_max = self._pages(load.slab * max(load.curve.used_mib))
@@ -181,6 +183,7 @@ class _Owners:
     def _end(self, job: int) -> None:
         self._free(self._jobs[job])
         self._jobs[job] = []
+        self._weights[job] = self._rng.random()
 
     def _give_up(self, excess: int) -> None:
         """End the job whose size is nearest to what is too much; one far larger shrinks instead."""
@@ -210,7 +213,7 @@ class _Owners:
             taken = self._take(min(mix, anon), MIGRATE_MOVABLE)
             if not taken:
                 return
-            self._jobs[self._rng.choose(JOBS)] += taken
+            self._jobs[self._draw()] += taken
             anon -= len(taken)
             share = min(cached, -(-cached * len(taken) // total)) if cached > 0 else 0
             if share:
@@ -222,6 +225,15 @@ class _Owners:
                 return
             self._cache.extend(taken)
             cached -= len(taken)
+
+    def _draw(self) -> int:
+        """Draw the job that allocates next."""
+        at = self._rng.random() * sum(self._weights)
+        for job, weight in enumerate(self._weights):
+            at -= weight
+            if at < 0:
+                return job
+        return JOBS - 1
 
     def _take(self, count: int, migratetype: int) -> list[int]:
         """Take single pages from the first zone that stays above its low mark, and write to them."""
@@ -238,9 +250,9 @@ class _Owners:
         return taken
 
     def _free(self, pages: list[int]) -> None:
-        by_zone: dict[Zone, list[tuple[int, int, int]]] = {}
-        for pfn in pages:
-            by_zone.setdefault(self._machine.memory.zone_of(pfn), []).append((pfn, 0, -1))
-        for zone, blocks in by_zone.items():
-            zone.free_pcppages_bulk(blocks)
+        for zone in self._zones:
+            start_pfn, end_pfn = zone.start_pfn, zone.end_pfn
+            blocks = [(pfn, 0, -1) for pfn in pages if start_pfn <= pfn < end_pfn]
+            if blocks:
+                zone.free_pcppages_bulk(blocks)
         self._machine.last_free_s = self._machine.now_s

@@ -1,0 +1,289 @@
+"""`stress lab` from the outside: rows, sentences, pages, engines, and bad input in one line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagealloc.sync_real import gil_enabled
+from stress.cli import main
+from stress.lab.validate import RECORDED
+
+ROOT = Path(__file__).parents[3]
+BURST = ["lab", "burst:64MiB", "--guest", "512MiB", "--seeds", "2"]
+SWEEP = [*BURST, "--order", "0,9", "--delay", "0.25,2", "--jobs", "2"]
+
+
+def rows_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main([*words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    try:
+        status = main(list(words))
+    except SystemExit as left:
+        status = int(left.code or 0)
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.out == ""
+    return captured.err
+
+
+def own_executor() -> Executor:
+    return ThreadPoolExecutor(2)
+
+
+# -- answers -------------------------------------------------------------------------------------------
+
+
+def test_a_row_has_its_setting_and_figures_with_units_in_their_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = rows_of(capsys, *BURST)["rows"]
+    assert [row["seed"] for row in rows] == [0, 1]
+    row = rows[0]
+    assert (row["order"], row["delay_s"], row["capacity"], row["policy"], row["preset"]) == (
+        9,
+        2.0,
+        32,
+        "kernel",
+        "v6.1",
+    )
+    assert row["reported_bytes"] == row["reported_blocks"] << 22 == 64 << 20
+    assert row["passes"] == 1
+    assert 2.0 <= row["settle_s"] < 2.04
+    assert row["footprint_gib_min"] == pytest.approx(
+        row["mean_resident_bytes"] / (1 << 30) * row["span_s"] / 60, abs=1e-5
+    )
+
+
+def test_a_sweep_has_a_row_for_every_point_in_the_order_of_the_grid(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = rows_of(capsys, *SWEEP)["rows"]
+    assert [(row["order"], row["delay_s"], row["seed"]) for row in rows] == [
+        (order, delay, seed) for order in (0, 9) for delay in (0.25, 2.0) for seed in (0, 1)
+    ]
+
+
+def test_the_answer_says_what_makes_a_difference_and_what_does_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = rows_of(capsys, *SWEEP, "--goal", "settle")["answer"]
+    assert answer.startswith("Order 9, delay 0.25 s: ")
+    assert "order makes no difference" in answer
+    assert "delay 2 s instead of 0.25 s: " in answer
+
+
+def test_small_pages_with_holes_come_back_at_order_0_only(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (
+        "lab",
+        "holes:32MiB/4",
+        "--guest",
+        "512MiB",
+        "--seeds",
+        "1",
+        "--order",
+        "0,9",
+        "--capacity",
+        "512",
+        "--until",
+        "12",
+    )
+    small, huge = rows_of(capsys, *words)["rows"]
+    assert small["given_back_bytes"] > 20 << 20
+    assert huge["given_back_bytes"] < 2 << 20
+
+
+def test_a_recorded_guest_has_predicted_and_recorded_passes_and_a_curve(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = rows_of(
+        capsys,
+        "lab",
+        f"trace:{RECORDED / 'v6.12-cap2.txt.gz'}",
+        "--state",
+        str(RECORDED / "v6.12-state1.txt.gz"),
+        "--rss",
+        str(RECORDED / "v6.12-cap2-rss.txt.gz"),
+    )
+    assert len(found["predicted"]) == len(found["recorded"]) == 4
+    assert {"t_s", "blocks", "bytes"} == found["predicted"][0].keys()
+    assert found["rss"]["distance"] < 0.05
+    assert len(found["rss"]["predicted"]) == len(found["rss"]["measured"])
+
+
+def test_the_terminal_gets_a_sentence_and_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BURST, "--delay", "0.5,2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Delay 0.5 s: ")
+    assert "GiB*min" in lines[1]
+    assert len(lines) == 4
+
+
+def test_a_study_is_the_same_words_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'about = "bursts"\nload = "burst:64MiB"\n[guest]\nguest = "512MiB"\n[grid]\norder = [0, 9]\ndelay = [0.25, 2]\n'
+    )
+    assert rows_of(capsys, "lab", str(study), "--seeds", "2")["rows"] == rows_of(capsys, *SWEEP)["rows"]
+
+
+# -- engines -------------------------------------------------------------------------------------------
+
+
+def test_rows_are_the_same_from_processes_and_from_an_executor_of_ones_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    outputs = []
+    for words in (["--jobs", "1"], ["--jobs", "2"], ["--executor", f"{Path(__file__).stem}:own_executor"]):
+        assert main([*SWEEP, *words, "--json"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+CLUSTER = """
+import sys
+from distributed import LocalCluster
+from stress.cli import main
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        sys.exit(main([*sys.argv[1:], "--executor", f"dask:{cluster.scheduler_address}"]))
+"""
+
+
+def in_a_process_of_its_own(*words: str) -> subprocess.CompletedProcess[str]:
+    """Dask keeps its threads until its process ends."""
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_rows_are_the_same_from_a_dask_cluster(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    here = rows_of(capsys, *SWEEP, "--jobs", "1")
+    script = tmp_path / "cluster.py"
+    script.write_text(CLUSTER)
+    done = in_a_process_of_its_own(str(script), *SWEEP, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == here
+
+
+@pytest.mark.skipif(not gil_enabled(), reason="threads are an engine here")
+def test_threads_are_refused_where_only_one_runs_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has a GIL" in refusal(capsys, *SWEEP, "--executor", "threads")
+
+
+def test_a_sweep_goes_on_from_the_rows_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*SWEEP, "--jobs", "1", "--out", str(tmp_path))
+    first = rows_of(capsys, *words)
+    kept = tmp_path / "rows.jsonl"
+    lines = kept.read_text().splitlines()
+    forged = json.loads(lines[0])
+    forged["row"]["passes"] = 4711
+    kept.write_text("\n".join([json.dumps(forged), *lines[1:5], lines[5][:40]]) + "\n")
+
+    again = rows_of(capsys, *words)
+    assert again["rows"][0]["passes"] == 4711, "what is there is not computed again"
+    assert again["rows"][1:] == first["rows"][1:]
+
+
+def test_a_page_opens_without_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("plotly")
+    rows_of(capsys, *SWEEP, "--jobs", "1", "--out", str(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert "How far to believe this" in page
+    assert "no difference" in page
+    assert 'src="http' not in page
+    assert page.count("plotly-graph-div") >= 2
+
+
+# -- bad input -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["burst:2potatoes"], "burst:2potatoes"),
+        (["thunder"], "load 'thunder', expected idle, burst:SIZE"),
+        (["burst:2GiB", "--order", "11"], "--order: '11'"),
+        (["burst:2GiB", "--order", "0,,x"], "--order: 'x'"),
+        (["burst:2GiB", "--capacity", "0"], "--capacity: '0'"),
+        (["burst:2GiB", "--policy", "decay"], "decay:SECONDS"),
+        (["burst:2GiB", "--policy", "decay:-1"], "decay:SECONDS"),
+        (["burst:2GiB", "--policy", "nobody"], "expected one of kernel"),
+        (["burst:2GiB", "--goal", "beauty"], "--goal: 'beauty'"),
+        (["burst:2GiB", "--seeds", "0"], "--seeds: '0'"),
+        (["burst:2GiB", "--guest", "64MiB"], "--guest 64 MiB"),
+        (["burst:2GiB", "--scale", "64"], "--scale 64"),
+        (["burst:2GiB", "--executor", "horses"], "--executor: 'horses'"),
+        (["burst:2GiB", "--executor", "dask:"], "expected dask:ADDRESS"),
+        (["curve:nowhere.csv"], "nowhere.csv: No such file"),
+        (["trace:nowhere.txt"], "nowhere.txt: No such file"),
+        (["nowhere.toml"], "nowhere.toml: No such file"),
+        (["burst:2GiB", "--rss", "x"], "--rss"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complaint in refusal(capsys, "lab", "--delay", "1,2", *words)
+
+
+def test_a_grid_of_a_million_points_is_refused_before_anything_is_computed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    delays = ",".join(str(1 + step / 1000) for step in range(1000))
+    capacities = ",".join(map(str, range(1, 1001)))
+    words = ("lab", "burst:64MiB", "--delay", delays, "--capacity", capacities, "--seeds", "1")
+    assert "a grid of 1,000,000 points" in refusal(capsys, *words)
+
+
+@pytest.mark.slow
+def test_an_unreachable_cluster_is_one_line() -> None:
+    pytest.importorskip("distributed")
+    done = in_a_process_of_its_own("-m", "stress", *SWEEP, "--executor", "dask:tcp://127.0.0.1:9")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "no cluster at tcp://127.0.0.1:9" in done.stderr
+
+
+def test_a_truncated_pagetypeinfo_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = gzip.decompress((RECORDED / "v6.1-state1.txt.gz").read_bytes()).decode()
+    path = tmp_path / "pagetypeinfo.txt"
+    trace = f"trace:{RECORDED / 'v6.1-cap2.txt.gz'}"
+    for lines in (14, 12, 6):
+        path.write_text("\n".join(text.splitlines()[:lines]) + "\n")
+        assert "pagetypeinfo" in refusal(capsys, "lab", trace, "--guest", "1GiB", "--state", str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("t_s,used_mib\n0,100\n1,\n2,100\n", "row 3: a gap"),
+        ("t_s,used_mib\n0,100\n1,100\n2,100\n3,100\n400,100\n", "a gap of 397 s before 400 s"),
+        ("t_s,used_mib\n0,100\n1,100\n1,100\n", "is not later"),
+        ("time,used\n0,100\n", "no column t_s, used_mib"),
+    ],
+)
+def test_a_curve_with_a_gap_is_refused(
+    text: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "curve.csv"
+    path.write_text(text)
+    assert complaint in refusal(capsys, "lab", f"curve:{path}")
+
+
+def test_a_module_of_ones_own_that_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cannot be loaded" in refusal(capsys, "lab", "no_such_module:load")
+    assert "cannot be made" in refusal(capsys, "lab", "burst:64MiB", "--policy", "no_such_module:Policy")
