@@ -11,6 +11,8 @@ balloon         the device's side of the handshake
 device_queue    a virtqueue as the device sees it
 guest_memory    the guest's memory by its own addresses
 wire            vhost-user's messages
+trace_host      QEMU's device as the host of a guest, read off QEMU's trace
+qemu_guest      a whole guest in QEMU
 uml             user-mode Linux as a guest
 initrd          what a guest boots into: busybox, a module, a load
 """

@@ -15,9 +15,11 @@ from rich.live import Live
 
 from pagealloc.mmzone import Layout
 from pagealloc.sync import Sync
+from pagealloc.tracepoints import Trace
 from stress.errors import BadArgument, Verdict
-from stress.host.host import Host
+from stress.host.host import SAMPLE_INTERVAL_S, Host
 from stress.host.manners import HostManners, add_manners, manners_of
+from stress.host.trace_host import TraceHost
 from stress.host.view import Watch, lines, picture, print_summary
 from stress.run.directory import RunDirectory, RunDirectoryError, default_path
 from stress.run.summary import Summary
@@ -112,7 +114,7 @@ class Session:
 
     def serve(self, connection: socket.socket, over: Callable[[], bool] = lambda: False) -> None:
         """Serve the guest to its end, and sum up. KeyboardInterrupt ends the session, not the verdict."""
-        params, summary = self.params, self.summary
+        params = self.params
         with self._watched() as watch:
             host = Host(
                 connection,
@@ -128,8 +130,29 @@ class Session:
             try:
                 host.serve(params.seconds, over)
             except KeyboardInterrupt:
-                summary.interrupted = True
-        status, contract = host.status, host.contract
+                self.summary.interrupted = True
+        self._sum_up(host)
+
+    def follow(
+        self,
+        make: Callable[[Trace, Watch, SessionParams], TraceHost],
+        begin: Callable[[TraceHost], Callable[[], bool]],
+    ) -> None:
+        """Follow a guest whose host is QEMU: `begin` starts it, and returns what says whether it still runs."""
+        params, sync = self.params, self._sync
+        with self._watched() as watch:
+            host = make(self._trace, watch, params)
+            running = begin(host)
+            try:
+                while running() and (params.seconds is None or host.status.seconds < params.seconds):
+                    sync.sleep(SAMPLE_INTERVAL_S)
+                    host.sample()
+            except KeyboardInterrupt:
+                self.summary.interrupted = True
+        self._sum_up(host)
+
+    def _sum_up(self, host: Host | TraceHost) -> None:
+        summary, status, contract = self.summary, host.status, host.contract
         summary.seconds = status.seconds
         summary.passes, summary.batches = status.passes, status.batches
         summary.failed_batches, summary.stuck_batches = status.failed_batches, contract.in_flight
