@@ -32,7 +32,6 @@ from pagealloc.mmzone import (
     ALLOC_MIN_RESERVE,
     ALLOC_NOFRAGMENT,
     ALLOC_WMARK_MASK,
-    PAGE_SIZE,
     WMARK_HIGH,
     WMARK_LOW,
     WMARK_MIN,
@@ -143,7 +142,7 @@ class Memory:
         self.ram: Ram | None = None
         if ram is not None:
             start_pfn = self.zones[0].start_pfn
-            self.ram = Ram(start_pfn, self.zones[-1].end_pfn - start_pfn, ram)
+            self.ram = Ram(start_pfn, self.zones[-1].end_pfn - start_pfn, ram, self.layout.page_shift)
             for zone in self.zones:
                 zone.ram = self.ram
         self.page_sets = PageSets(self.zones, revision, self.sync, cpus) if page_sets else None
@@ -383,7 +382,7 @@ class Memory:
         self.close()
 
     def __repr__(self) -> str:
-        size = self.nr_pages() * PAGE_SIZE >> 20
+        size = self.nr_pages() * self.layout.page_size >> 20
         return f"<Memory {size} MiB in {', '.join(zone.name for zone in self.zones)}>"
 
 

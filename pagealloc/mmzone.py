@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT  # bytes
+PAGE_SHIFT_MAX = 16  # arm64's and powerpc's largest pages
 
 # Migratetypes, in the order in which a pass of the reporting worker visits their lists.
 MIGRATE_UNMOVABLE = 0
@@ -46,11 +47,13 @@ ORDERS_MAX = 16  # an order fits four bits of a frame's state byte
 class Layout:
     """Block sizes of a memory: orders 0 .. `nr_orders` - 1, pageblocks of 2**`pageblock_order` pages.
 
-    The defaults are x86-64's. Raises ValueError for sizes that no kernel could be built with.
+    A page has 2**`page_shift` bytes. The defaults are x86-64's; arm64 with pages of 64 KiB has 14, 13 and 16. Raises
+    ValueError for sizes that no kernel could be built with.
     """
 
     nr_orders: int = 11
     pageblock_order: int = 9
+    page_shift: int = PAGE_SHIFT
 
     def __post_init__(self) -> None:
         if not 2 <= self.nr_orders <= ORDERS_MAX:
@@ -60,6 +63,13 @@ class Layout:
                 f"pageblock_order is {self.pageblock_order}, expected 1 .. {self.nr_orders - 1} "
                 "(a pageblock is no larger than the largest block)"
             )
+
+        if not PAGE_SHIFT <= self.page_shift <= PAGE_SHIFT_MAX:
+            raise ValueError(f"page_shift is {self.page_shift}, expected {PAGE_SHIFT} .. {PAGE_SHIFT_MAX}")
+
+    @property
+    def page_size(self) -> int:
+        return 1 << self.page_shift
 
     @property
     def top_order(self) -> int:

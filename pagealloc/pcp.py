@@ -70,7 +70,10 @@ class PageSets:
         of_node = len(
             range(nodes.index(zone.node), self._cpus, len(nodes))
         )  # CPUs are dealt out to the nodes
-        return zone_bounds(zone.managed_pages, zone.low_wmark_pages(), of_node or self._cpus, self._revision)
+        cpus = of_node or self._cpus
+        return zone_bounds(
+            zone.managed_pages, zone.low_wmark_pages(), cpus, self._revision, zone.layout.page_shift
+        )
 
     def holds(self, order: int) -> bool:
         """Whether blocks of this order rest on page sets at all (`pcp_allowed_order`)."""

@@ -35,15 +35,20 @@ class Bounds(NamedTuple):
     high_max: int
 
 
-def zone_batchsize(managed_pages: int) -> int:
-    """Return how many pages move between a set and a zone at once: 63 in any zone of 1 GiB and more; 0: one by one."""
-    batch = max(1, min(managed_pages // 1024, (1 << 20) >> PAGE_SHIFT) // 4)
+def zone_batchsize(managed_pages: int, page_shift: int = PAGE_SHIFT) -> int:
+    """Return how many pages move between a set and a zone at once: 63 in any zone of 1 GiB and more; 0: one by one.
+
+    It is a quarter of a MiB at most.
+    """
+    batch = max(1, min(managed_pages // 1024, (1 << 20) >> page_shift) // 4)
     return (1 << ((batch + batch // 2).bit_length() - 1)) - 1
 
 
-def zone_bounds(managed_pages: int, low_wmark_pages: int, cpus: int, revision: Revision) -> Bounds:
+def zone_bounds(
+    managed_pages: int, low_wmark_pages: int, cpus: int, revision: Revision, page_shift: int = PAGE_SHIFT
+) -> Bounds:
     """Return the bounds of each of `cpus` sets over a zone (`zone_set_pageset_high_and_batch`)."""
-    batch = zone_batchsize(managed_pages)
+    batch = zone_batchsize(managed_pages, page_shift)
     if not revision.pcp_high_by_marks:
         return Bounds(max(1, batch), 6 * batch, 6 * batch)
     batch = max(1, batch)

@@ -17,7 +17,7 @@ import os
 from typing import Literal
 
 from pagealloc.errors import RamError
-from pagealloc.mmzone import PAGE_SHIFT, PAGE_SIZE
+from pagealloc.mmzone import PAGE_SHIFT
 
 RamKind = Literal["anonymous", "memfd"]
 
@@ -76,19 +76,22 @@ ORDER_MAX = 51  # of a block within 64 bits of address
 
 
 class Ram:
-    """Memory for `nr_pages` pages from `start_pfn` on.
+    """Memory for `nr_pages` pages of 2**`page_shift` bytes from `start_pfn` on.
 
     Raises RamError when the operating system refuses, and ValueError for an unknown `kind`.
     """
 
-    def __init__(self, start_pfn: int, nr_pages: int, kind: RamKind = "anonymous") -> None:
+    def __init__(
+        self, start_pfn: int, nr_pages: int, kind: RamKind = "anonymous", page_shift: int = PAGE_SHIFT
+    ) -> None:
         if _madvise is None or _mincore is None or _fallocate is None:
             raise RamError("giving memory back needs madvise, mincore and fallocate, which Linux has")
-        if mmap.PAGESIZE > PAGE_SIZE:
-            raise RamError(f"host pages are {mmap.PAGESIZE} bytes, expected {PAGE_SIZE} or less")
+        if 1 << page_shift < mmap.PAGESIZE:
+            raise RamError(f"host pages are {mmap.PAGESIZE} bytes, expected {1 << page_shift} or less")
         self.kind = kind
         self.start_pfn = start_pfn
-        self.nr_bytes = nr_pages << PAGE_SHIFT
+        self.page_shift = page_shift
+        self.nr_bytes = nr_pages << page_shift
         self.fd = -1
         try:
             if kind == "anonymous":
@@ -121,7 +124,7 @@ class Ram:
 
     def offset(self, pfn: int) -> int:
         """Return where a page begins, in bytes from the start of the mapping (and of the memfd)."""
-        return (pfn - self.start_pfn) << PAGE_SHIFT
+        return (pfn - self.start_pfn) << self.page_shift
 
     def view(self, pfn: int, order: int = 0) -> memoryview:
         """Return the writable bytes of a block. Raises RamError when it is not within this memory."""
@@ -130,7 +133,7 @@ class Ram:
                 f"pfn {pfn:#x}, order {order}: expected a block's pfn and order, 0 .. {ORDER_MAX}, not its offset and "
                 "length"
             )
-        offset, nr_bytes = self.offset(pfn), PAGE_SIZE << order
+        offset, nr_bytes = self.offset(pfn), 1 << order + self.page_shift
         return self._span(offset, nr_bytes)
 
     @property
@@ -146,7 +149,7 @@ class Ram:
 
     def page_words(self, pfn: int, order: int) -> memoryview:
         """Return the first eight bytes of every page of a block, as a strided view of unsigned 64-bit words."""
-        return self.view(pfn, order).cast("Q")[:: PAGE_SIZE >> 3]
+        return self.view(pfn, order).cast("Q")[:: 1 << self.page_shift - 3]
 
     def zero(self, pfn: int, order: int) -> None:
         """Write zeroes over a block."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isqrt
 
-from pagealloc.mmzone import PAGE_SHIFT, ZONE_NAMES
+from pagealloc.mmzone import ZONE_NAMES
 from pagealloc.zone import Zone
 
 MIN_FREE_KBYTES_MIN, MIN_FREE_KBYTES_MAX = 128, 262_144
@@ -18,7 +18,7 @@ LOWMEM_RESERVE_RATIO = {"DMA": 256, "DMA32": 256, "Normal": 32, "HighMem": 0, "M
 
 def default_min_free_kbytes(zones: Sequence[Zone]) -> int:
     """Return sqrt(16 * lowmem) in KiB, within the kernel's bounds: reserves grow slower than memory."""
-    lowmem_kbytes = sum(zone.managed_pages for zone in zones if _is_lowmem(zone)) << (PAGE_SHIFT - 10)
+    lowmem_kbytes = sum(zone.managed_pages for zone in zones if _is_lowmem(zone)) << (_page_shift(zones) - 10)
     return min(max(isqrt(16 * lowmem_kbytes), MIN_FREE_KBYTES_MIN), MIN_FREE_KBYTES_MAX)
 
 
@@ -28,7 +28,7 @@ def setup_per_zone_wmarks(zones: Sequence[Zone], min_free_kbytes: int) -> None:
     Nobody allocates for the kernel's own emergencies from high memory, so such a zone keeps a token only; since 6.6
     that holds for Movable zones too.
     """
-    pages_min = min_free_kbytes >> (PAGE_SHIFT - 10)
+    pages_min = min_free_kbytes >> (_page_shift(zones) - 10)
     shared_pages = sum(zone.managed_pages for zone in zones if not _keeps_a_token(zone))
     for zone in zones:
         share = pages_min * zone.managed_pages // max(1, shared_pages)
@@ -63,6 +63,10 @@ def lowmem_reserve(name: str, node_pages: Mapping[str, int]) -> list[int]:
         above = sum(node_pages.get(other, 0) for other in ZONE_NAMES[own + 1 : highest + 1])
         reserve[highest] = above // ratio if ratio else 0
     return reserve
+
+
+def _page_shift(zones: Sequence[Zone]) -> int:
+    return zones[0].layout.page_shift
 
 
 def _is_lowmem(zone: Zone) -> bool:

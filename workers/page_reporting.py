@@ -31,7 +31,7 @@ from typing import NamedTuple, Protocol
 from weakref import proxy
 
 from pagealloc.errors import PageAllocError
-from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES, PAGE_SHIFT, PAGE_SIZE
+from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES
 from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import Trace
@@ -522,8 +522,8 @@ class PageReporting:
 
     @staticmethod
     def _block(zone: Zone, pfn: int, order: int) -> Block:
-        offset = zone.ram.offset(pfn) if zone.ram is not None else pfn << PAGE_SHIFT
-        return Block(pfn, order, offset, PAGE_SIZE << order)
+        offset = zone.ram.offset(pfn) if zone.ram is not None else pfn << zone.layout.page_shift
+        return Block(pfn, order, offset, zone.layout.page_size << order)
 
     def now_s(self) -> float:
         """Return the time on the monotonic clock, in seconds: a policy's clock."""
@@ -561,7 +561,11 @@ class PageReporting:
         return self._running is not None
 
     def settled(self) -> bool:
-        """Whether no pass runs and none is armed."""
+        """Whether no pass runs and none is armed.
+
+        Not all that is free has been reported then: what rests on page sets comes to the lists, and asks for a pass,
+        when a set overflows or is drained, and pages may rest there for good (`Memory.drain_all_pages`).
+        """
         registration = self._registered or self._leaving
         return registration is None or self._workqueue.idle(registration)
 

@@ -80,6 +80,8 @@ class Gauge:
         self.samples += 1
         status = self._status(phase)
         self._summary.resident_bytes_peak = max(self._summary.resident_bytes_peak, status.resident_bytes)
+        held_back = sum(zone.on_page_sets * zone.page_size for zone in status.zones)
+        self._summary.page_set_bytes_peak = max(self._summary.page_set_bytes_peak, held_back)
         self._watch(status)
         self._rig.trace(
             "sample",

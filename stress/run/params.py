@@ -10,7 +10,8 @@ from typing import Any
 
 from pagealloc import COMPILED, gfp
 from pagealloc.memory import ZoneSpec
-from pagealloc.mmzone import PAGE_SHIFT, ZONE_NAMES, Layout
+from pagealloc.mmzone import ORDERS_MAX, ZONE_NAMES, Layout
+from pagealloc.pcp import CPUS
 from pagealloc.revision import PRESETS
 from stress.errors import BadArgument, quoted
 from stress.mutants import MUTANTS
@@ -27,6 +28,9 @@ WEIGHT_MAX = 1_000_000
 INBOX_MAX = 1 << 20
 ROUNDING = 1e-9
 DIGITS_MAX = 18  # of a whole number
+PAGE_SHIFTS = {"4KiB": 12, "16KiB": 14, "64KiB": 16}
+KBYTES_MAX = (1 << 31) - 1  # an int of the kernel's
+CPUS_MAX = 8192  # NR_CPUS of the largest x86-64 kernels
 SWITCH_INTERVAL_MIN_S, SWITCH_INTERVAL_MAX_S = 1e-6, 1.0
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(KiB|MiB|GiB|TiB)")
@@ -76,8 +80,22 @@ class RunParams:
         0.0, "seconds until QEMU is killed for a batch that it does not give back, 0: never"
     )
     delay: float = _machine(0.2, "seconds from request to pass")
-    order: int = _machine(0, "smallest order to report, 0: pageblock", "K")
-    capacity: int = _machine(32, "blocks in a batch", "N")
+    order: int | None = _machine(
+        None, "smallest order to report, 0: single pages (default: the pageblock's, as kernels have it)", "K"
+    )
+    capacity: int = _machine(
+        32, "blocks in a batch; kernels have 32, and since 7.2 up to that; more is ours", "N"
+    )
+    page_size: str = _machine("4KiB", "of the machine: 4KiB, 16KiB or 64KiB", "SIZE")
+    pageblock_order: int = _machine(
+        9, "pages of a pageblock, as their power of two; 13 with pages of 64KiB on arm64", "K"
+    )
+    cpus: int = _machine(CPUS, "CPUs that share what page sets may hold back", "N")
+    min_free_kbytes: int | None = _machine(
+        None,
+        "vm.min_free_kbytes; khugepaged raises it, to 67584 on a PC with one zone Normal (default: by size)",
+        "N",
+    )
     preset: str = _machine("v6.1", f"kernel to follow: {', '.join(PRESETS)}", "P")
     seed: int = _machine(1, "of every random choice", "N")
     must_release: bool = _machine(False, "a block that a reporter acknowledges and keeps is a failure", "")
@@ -132,7 +150,17 @@ class RunParams:
             self.during(phase)
 
     def _check_machine(self) -> None:
-        top_order = Layout().top_order
+        _expect(
+            "--page-size", self.page_size, self.page_size in PAGE_SHIFTS, f"one of {', '.join(PAGE_SHIFTS)}"
+        )
+        highest = ORDERS_MAX - 1
+        in_range = 1 <= self.pageblock_order <= highest
+        _expect("--pageblock-order", self.pageblock_order, in_range, f"1 .. {highest}")
+        top_order = self.layout().top_order
+        _expect("--cpus", self.cpus, 1 <= self.cpus <= CPUS_MAX, f"1 .. {CPUS_MAX}")
+        reserve = self.min_free_kbytes
+        allowed = reserve is None or 0 <= reserve <= KBYTES_MAX
+        _expect("--min-free-kbytes", reserve, allowed, f"0 .. {KBYTES_MAX}")
         _expect(
             "--allocators", self.allocators, 1 <= self.allocators <= ALLOCATORS_MAX, f"1 .. {ALLOCATORS_MAX}"
         )
@@ -140,7 +168,8 @@ class RunParams:
             value: float = getattr(self, name)
             in_range = 0 < value <= TIME_MAX_S
             _expect(option_of(name), value, in_range, f"more than 0, {TIME_MAX_S:g} at most")
-        _expect("--order", self.order, 0 <= self.order <= top_order, f"0 .. {top_order}")
+        order = self.order
+        _expect("--order", order, order is None or 0 <= order <= top_order, f"0 .. {top_order}")
         _expect("--capacity", self.capacity, 1 <= self.capacity <= CAPACITY_MAX, f"1 .. {CAPACITY_MAX}")
         _expect("--preset", self.preset, self.preset in PRESETS, f"one of {', '.join(PRESETS)}")
         _expect("--ram", self.ram, self.ram in ("anonymous", "memfd"), "anonymous or memfd")
@@ -193,10 +222,11 @@ class RunParams:
 
     def load(self, nr_pages: int) -> Load:
         """Return what the allocators of a memory of `nr_pages` are to do. Raises BadArgument."""
+        top_order = self.layout().top_order
         return Load(
             quota_pages=int(nr_pages * self.fill) // self.allocators,
             rhythms=[_parse_rhythm(word) for word in self.rhythm.split(",")],
-            orders=Mix(*(_parse_orders(word) for word in self.alloc_orders.split(","))),
+            orders=Mix(*(_parse_orders(word, top_order) for word in self.alloc_orders.split(","))),
             requests=Mix(*(_parse_gfp(word) for word in self.gfp.split(","))),
             towards=self.towards,
             handover=self.handover,
@@ -214,9 +244,14 @@ class RunParams:
         """Return the parameters that hold in a phase. Raises BadArgument."""
         return replace(self, phases=(), **phase.changes)
 
+    def layout(self) -> Layout:
+        """Return the machine's sizes of pages and blocks: the largest block is a pageblock at least."""
+        nr_orders = max(Layout().nr_orders, self.pageblock_order + 1)
+        return Layout(nr_orders, self.pageblock_order, PAGE_SHIFTS[self.page_size])
+
     def zone_specs(self) -> list[ZoneSpec]:
         """Return the zones to build, in the order of their addresses. Raises BadArgument."""
-        specs = [_parse_zone(word) for word in self.zones.split(",")]
+        specs = [_parse_zone(word, PAGE_SHIFTS[self.page_size]) for word in self.zones.split(",")]
         seen: set[tuple[int, str]] = set()
         for spec in specs:
             key = (spec.node, spec.name)
@@ -262,10 +297,10 @@ def parse_value(name: str, text: str) -> object:
         return parse_range(text)
     if kind == "bool":
         return text == "True"
-    if kind in ("int", "float"):
+    if kind in ("int", "int | None", "float"):
         expected = "a whole number" if kind == "int" else "a number"
         try:
-            return int(text) if kind == "int" else float(text)
+            return float(text) if kind == "float" else int(text)
         except ValueError as error:
             raise ValueError(expected) from error
     return text
@@ -318,8 +353,7 @@ def _parse_rhythm(word: str) -> Rhythm:
     return Rhythm(fill, seconds, idle=bool(idle))
 
 
-def _parse_orders(word: str) -> tuple[tuple[int, int], int]:
-    top_order = Layout().top_order
+def _parse_orders(word: str, top_order: int) -> tuple[tuple[int, int], int]:
     orders, weight = _parse_weight("--alloc-orders", word, "K=WEIGHT or K-K=WEIGHT, such as 0-3=75")
     lowest_text, dash, highest_text = orders.partition("-")
     digits = _is_number(lowest_text) and (not dash or _is_number(highest_text))
@@ -355,7 +389,7 @@ def _parse_weight(name: str, word: str, expected: str) -> tuple[str, int]:
     return thing, int(weight)
 
 
-def _parse_zone(word: str) -> ZoneSpec:
+def _parse_zone(word: str, page_shift: int) -> ZoneSpec:
     name, equals, size = word.strip().partition("=")
     node, colon, zone_name = name.rpartition(":")
     expected = f"[NODE:]NAME=SIZE with NAME one of {', '.join(ZONE_NAMES)}, such as Normal=192MiB"
@@ -367,12 +401,12 @@ def _parse_zone(word: str) -> ZoneSpec:
         nr_bytes = parse_size(size)
     except ValueError as error:
         raise BadArgument(f"--zones: {quoted(word)}: {error}") from error
-    page = 1 << PAGE_SHIFT
+    page = 1 << page_shift
     whole = page <= nr_bytes <= ZONE_BYTES_MAX and nr_bytes % page == 0
     _expect(
         "--zones", word, whole, f"a size of whole pages of {page} bytes, {ZONE_BYTES_MAX >> 40} TiB at most"
     )
-    return ZoneSpec(zone_name, nr_bytes >> PAGE_SHIFT, node=int(node) if colon else 0)
+    return ZoneSpec(zone_name, nr_bytes >> page_shift, node=int(node) if colon else 0)
 
 
 def _expect(name: str, value: object, holds: bool, expected: str) -> None:

@@ -38,13 +38,21 @@ class Rig:
         self.trace: Trace = recorder.trace if recorder is not None else _no_trace
         self.violations = Violations(sync, lambda text: self.trace("violation", text))
         ram: RamKind = "memfd" if params.ram == "memfd" else "anonymous"
-        self.memory = Memory(params.zone_specs(), revision=PRESETS[params.preset], sync=sync, ram=ram)
+        self.memory = Memory(
+            params.zone_specs(),
+            layout=params.layout(),
+            revision=PRESETS[params.preset],
+            sync=sync,
+            ram=ram,
+            min_free_kbytes=params.min_free_kbytes,
+            cpus=params.cpus,
+        )
         self.ledger = Ledger(self.memory, sync, self.violations)
         self.manners = Manners(reporter, params, sync, self.violations)
         self.host = CheckedReporter(self.manners, self.ledger, self.trace)
         self.device = PageReportingDevice(
             self.host,
-            order=params.order or None,
+            order=params.order,
             capacity=params.capacity,
             name=params.reporter,
         )
@@ -52,7 +60,8 @@ class Rig:
         self.reporting = PageReporting(
             self.memory.zones, self.memory.revision, sync, self.workqueue, delay_s=params.delay
         )
-        self.reach = Reach(params.order or self.memory.layout.pageblock_order, params.capacity)
+        order = self.memory.layout.pageblock_order if params.order is None else params.order
+        self.reach = Reach(order, params.capacity)
 
     def start(self) -> None:
         """Start the reporter and the worker, and register the device. Raises ReporterError: there is no run then."""

@@ -184,7 +184,7 @@ class _Reader:
     def _value(self, name: str, value: Any, where: str) -> object:
         kind = OPTIONS[name].type
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if kind in ("int", "float"):
+        if kind in ("int", "int | None", "float"):
             self._expect(where, value, is_number, "a number")
         elif kind == "bool":
             self._expect(where, value, isinstance(value, bool), "true or false")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pagealloc.memory import Memory
+from pagealloc.mmzone import PAGE_SIZE
 from pagealloc.zone import Zone
 from workers.page_reporting import PageReporting
 
@@ -20,6 +21,7 @@ class ZoneStatus:
     on_page_sets: int
     in_flight: int
     reported: int
+    page_size: int = PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +64,5 @@ def zone_status(zone: Zone, memory: Memory, reporting: PageReporting) -> ZoneSta
         on_page_sets=on_page_sets,
         in_flight=in_flight,
         reported=sum(count << order for order, count in enumerate(zone.nr_reported)),
+        page_size=zone.layout.page_size,
     )

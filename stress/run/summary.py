@@ -30,6 +30,7 @@ class Summary:
     kept_bytes: int = 0
     resident_bytes_start: int = 0
     resident_bytes_peak: int = 0
+    page_set_bytes_peak: int = 0
     resident_bytes_end: int = 0
     operations: list[int] = field(default_factory=list)  # by allocator
     unfair_intervals: int = 0

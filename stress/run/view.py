@@ -12,7 +12,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pagealloc.mmzone import PAGE_SHIFT
 from stress.run.status import Status, ZoneStatus
 from stress.run.summary import Summary
 from stress.run.violations import by_kind
@@ -33,11 +32,6 @@ PARTS = (
 def mib(nr_bytes: float) -> str:
     """Show bytes in MiB."""
     return f"{nr_bytes / (1 << 20):.0f} MiB"
-
-
-def pages_mib(nr_pages: int) -> str:
-    """Show pages in MiB."""
-    return mib(nr_pages << PAGE_SHIFT)
 
 
 class View(Protocol):
@@ -64,8 +58,9 @@ class LineView:
             return
         self._next_s = status.seconds + self._interval_s
         zones = "  ".join(
-            f"{zone.name}: {pages_mib(zone.allocated)} allocated, {pages_mib(zone.free)} free, "
-            f"{pages_mib(zone.reported)} reported, {pages_mib(zone.in_flight)} in flight"
+            f"{zone.name}: {mib(zone.allocated * zone.page_size)} allocated, {mib(zone.free * zone.page_size)} free, "
+            f"{mib(zone.reported * zone.page_size)} reported, {mib(zone.in_flight * zone.page_size)} in flight, "
+            f"{mib(zone.on_page_sets * zone.page_size)} on page sets"
             for zone in status.zones
         )
         flag = f"  !!! {status.violations} violations" if status.violations else ""
@@ -116,7 +111,7 @@ def picture(status: Status, width: int) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     for zone in status.zones:
-        table.add_row(zone.name, _zone_bar(zone, bar_width), f"{pages_mib(zone.free)} free")
+        table.add_row(zone.name, _zone_bar(zone, bar_width), f"{mib(zone.free * zone.page_size)} free")
     table.add_row("resident", _resident_bar(status, bar_width), mib(status.resident_bytes))
     legend = Text("          ")
     for style, letter, name in PARTS:
@@ -190,6 +185,7 @@ def print_summary(console: Console, summary: Summary, words: str) -> None:
         ("resident at start", mib(summary.resident_bytes_start)),
         ("resident at peak", mib(summary.resident_bytes_peak)),
         ("resident at end", mib(summary.resident_bytes_end)),
+        ("on page sets", f"{mib(summary.page_set_bytes_peak)} at peak, held back from reporting"),
     )
     for name, value in (*rows, *_soak_rows(summary)):
         table.add_row(name, value)
