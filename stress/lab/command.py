@@ -26,6 +26,7 @@ from stress.lab.answer import (
 )
 from stress.lab.loads.catalogue import HELP as LOADS
 from stress.lab.options import SINGLE, SWEPT, Grid, Options, parse_words
+from stress.lab.proc_state import preset_of, read_state
 from stress.lab.recorded_truth import Truth, truth_of
 from stress.lab.sweep import Sweep
 from stress.lab.tables import show_table
@@ -173,13 +174,16 @@ def read_study(arguments: argparse.Namespace) -> Study:
         load = words.pop("load", None)
     words |= {name: value for name in (*SWEPT, *SINGLE) if (value := getattr(arguments, name)) is not None}
     goal = parse_goal(words.pop("goal", arguments.goal))
+    state = (*(arguments.state or ()), *(arguments.zoneinfo or ()))
+    if "preset" not in words and load is not None and load.startswith("trace:") and state:
+        words["preset"] = preset_of(read_state(map(Path, state)))
     values = {
         name: parse_words(name, text) for name, text in words.items() if name in SWEPT or name in SINGLE
     }
     single: dict[str, Any] = {name: value[0] for name, value in values.items() if len(value) == 1}
     base = Options(
         load=load or "burst:2GiB",
-        state=(*(arguments.state or ()), *(arguments.zoneinfo or ())),
+        state=state,
         target=goal.target_bytes,
         **single,
     )

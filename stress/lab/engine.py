@@ -103,7 +103,7 @@ class Machine:
         self.unseen_touches: list[tuple[float, int]] = []  # (time, pages) of allocations that were inferred
         self.page_set_high = 0  # pages that the CPUs' lists may hold, where that is known
         if guest.state is not None:
-            self.page_set_high = max(zone.page_set_high for zone in guest.state.zones.values()) * guest.cpus
+            self.page_set_high = sum(zone.page_set_high for zone in guest.state.zones.values())
         self.report_s = 0.0  # spent in report calls
         self.last_free_s = start_s
         self.start_s = start_s
@@ -152,11 +152,6 @@ class Machine:
                 nr_pages -= 1 << order
 
     # -- what loads call -----------------------------------------------------------------------------------
-
-    @property
-    def unseen_pages(self) -> int:
-        """Return the pages of allocations that were inferred."""
-        return sum(pages for _, pages in self.unseen_touches)
 
     @property
     def now_s(self) -> float:

@@ -48,7 +48,7 @@ class ZoneState:
     limits: dict[str, int] = field(
         default_factory=dict
     )  # pages: min, low, high, spanned, managed, start_pfn ...
-    page_set_high: int = 0  # pages that one CPU's lists may hold
+    page_set_high: int = 0  # pages that all CPUs' lists may hold
     page_set_count: int = 0  # pages that all CPUs' lists hold
 
     def free_pages(self) -> int:
@@ -166,7 +166,7 @@ def _limit(words: list[str], zone: ZoneState, state: ProcState) -> None:
     if name == "promo":
         state.promo_mark = True
     elif name == "high:":  # of a CPU's lists; "high" without a colon is the zone's mark
-        zone.page_set_high = max(zone.page_set_high, value)
+        zone.page_set_high += value
     elif name == "count:":
         zone.page_set_count += value
     elif name in ZONE_LIMITS:
@@ -191,3 +191,8 @@ def _check(state: ProcState) -> None:
                 f"{state.source}: pagetypeinfo is cut off at zone {zone.name}: {len(zone.free)} types"
                 f"{'' if zone.blocks else ' and no row of pageblocks'}, expected {types} types and their pageblocks"
             )
+
+
+def preset_of(state: ProcState) -> str:
+    """Say which kernel a state is of, as far as its text gives that away: 6.12's zoneinfo has a mark more."""
+    return "v6.12" if state.promo_mark else "v6.1"

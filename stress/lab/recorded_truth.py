@@ -19,6 +19,7 @@ from stress.lab.recording import PAGEBLOCK_ORDER, Recording
 from stress.lab.sweep import Sweep
 
 KIB_PER_PAGE = 1 << PAGE_SHIFT - 10
+NEARLY_NOTHING = 0.05  # of what was reported
 UNEXPLAINED = 0.1  # of the measured rise: more than that, and the recording does not hold the load
 
 
@@ -95,7 +96,7 @@ class Truth:
         rises = [max(0.0, after - before) for before, after in pairwise(real)]
         shown = sum(max(0.0, after - before) for before, after in pairwise(model))
         unseen = sum(rises) - shown
-        if machine.unseen_pages or unseen > UNEXPLAINED * (max(real) - min(real)):
+        if unseen > UNEXPLAINED * (max(real) - min(real)):
             curve = self._with_measured_rises(machine, curve, rises, inside)
             self.said.append(
                 f"the recording leaves out what raised the host's memory (events of order "
@@ -166,29 +167,35 @@ class Truth:
 
 def explain(recording: Recording, machine: Any, measured: Measured | None) -> list[str]:
     """Say in words why so little came back, where that is so."""
-    order = machine.order
-    given = sum(each.taken_pages for each in machine.passes)
-    became_free = sum(1 << op.order for op in recording.zone_ops if op.kind in ("return", "unseen"))
-    in_use_kib = 0.0
-    if measured is not None:
-        in_use_kib = max(0.0, measured.kib[-1] - measured.kib[0])
-    if measured is None or in_use_kib < 4 * given * KIB_PER_PAGE:
+    given_mib = sum(each.taken_pages for each in machine.passes) / 256
+    reported_mib = sum(each.pages for each in machine.passes) / 256
+    if reported_mib and given_mib < NEARLY_NOTHING * reported_mib:
+        reported = f"{reported_mib:,.0f} MiB are reported and {given_mib:,.0f} MiB come back"
+        return [f"{reported}: the guest had never touched the rest, and the host had not backed it"]
+    if measured is None:
+        return []
+    inside = [
+        kib
+        for t_s, kib in zip(measured.t_s, measured.kib, strict=True)
+        if recording.begin_s <= t_s <= recording.end_s
+    ]
+    kept_mib = (inside[-1] - inside[0]) / 1024
+    if kept_mib < 4 * max(given_mib, 1.0):
         return []
     whole = sum(
         1 for op in recording.zone_ops if op.kind in ("return", "unseen") and op.order >= PAGEBLOCK_ORDER
     )
     text = (
-        f"hardly anything comes back ({given * KIB_PER_PAGE / 1024:,.0f} MiB) although the host's memory rose by "
-        f"{in_use_kib / 1024:,.0f} MiB: only {whole} blocks of 2 MiB became free as a whole "
-        f"({became_free * KIB_PER_PAGE / 1024:,.0f} MiB), and a pass takes blocks of order {order} and more. The rest "
-        "is in use or lies free in smaller pieces, and nobody asks the reporter for those"
+        f"hardly anything comes back ({given_mib:,.0f} MiB) although the host's memory rose by {kept_mib:,.0f} MiB: "
+        f"only {whole} blocks of 2 MiB became free as a whole, and a pass takes blocks of order {machine.order} "
+        "and more. The rest is in use or lies free in smaller pieces, and nobody asks the reporter for those"
     )
-    high = machine.page_set_high
-    if high:
+    if machine.page_set_high:
+        high_mib = machine.page_set_high / 256
         text += (
-            f". One page in use or on a CPU's list in each 2 MiB is enough: the lists may hold {high:,} pages "
-            f"({high * KIB_PER_PAGE / 1024:,.0f} MiB) that nobody drains, enough to keep "
-            f"{high * 2 / 1024:,.0f} GiB from merging"
+            ". One page in use or on a CPU's list in each 2 MiB is enough: the lists may hold "
+            f"{machine.page_set_high:,} pages ({high_mib:,.0f} MiB), which keep as many blocks of 2 MiB from "
+            "becoming whole"
         )
     return [text]
 

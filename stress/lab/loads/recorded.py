@@ -8,6 +8,7 @@ one from then on, so positions may differ, and amounts do not.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 
 from pagealloc.errors import BadPage, ForeignPfn
 from pagealloc.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_RECLAIMABLE
@@ -15,6 +16,8 @@ from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE
 from pagealloc.zone import Zone
 from stress.lab.engine import Machine
 from stress.lab.recording import PAGEBLOCK_ORDER, Op, Recording
+
+BURST_GAP_S = 0.5  # frees that lie closer belong to one owner
 
 
 class Replay:
@@ -27,7 +30,7 @@ class Replay:
         self._unseen: list[
             tuple[Zone, int]
         ] = []  # pageblocks that belong to allocations which were not recorded
-        self._unseen_left = recording.unseen_frees
+        self._bursts = _bursts([op.t_s for op in self._ops if op.kind == "unseen"])
         self._begun: list[tuple[Zone, int]] = []  # pageblocks of which unseen allocations have a part
         self.strange = 0  # operations that the model could not carry out
 
@@ -113,9 +116,7 @@ class Replay:
 
     def _free_unseen(self, op: Op) -> None:
         """Free a pageblock: a recorded request for a report says that one became whole."""
-        if not self._unseen:
-            self._allocate_unseen()
-        self._unseen_left -= 1
+        self._allocate_unseen(self._bursts.pop(op.t_s, 0))
         if not self._unseen:
             self.strange += 1
             return
@@ -133,11 +134,14 @@ class Replay:
                 pfn += 1 << free_order
         self._machine.last_free_s = op.t_s
 
-    def _allocate_unseen(self) -> None:
-        """Allocate what the unseen frees that are left will free: from the largest blocks, as much use does."""
+    def _allocate_unseen(self, count: int) -> None:
+        """Allocate so many pageblocks, from the largest blocks, for an owner that is about to free them.
+
+        It had them since some time after the burst of frees before its own, and so uses that one's memory again.
+        """
         zone = max(self._memory.zones, key=lambda each: each.nr_free_pages)
         for order in (zone.layout.top_order, PAGEBLOCK_ORDER):
-            while self._unseen_left - len(self._unseen) >= 1 << order - PAGEBLOCK_ORDER:
+            while count - len(self._unseen) >= 1 << order - PAGEBLOCK_ORDER:
                 pfn = zone.rmqueue_buddy(order, MIGRATE_MOVABLE)
                 if pfn < 0:
                     break
@@ -168,3 +172,15 @@ class Replay:
         except BadPage:
             self._memory.zone_of(pfn).claim_range(pfn, op.order)
             self._machine.free(pfn, op.order)
+
+
+def _bursts(times_s: list[float]) -> dict[float, int]:
+    """Return how many frees each burst of them has, by the time at which it begins."""
+    bursts: dict[float, int] = {}
+    begin_s = last_s = -inf
+    for t_s in times_s:
+        if t_s - last_s > BURST_GAP_S:
+            begin_s = t_s
+        last_s = t_s
+        bursts[begin_s] = bursts.get(begin_s, 0) + 1
+    return bursts
