@@ -19,7 +19,7 @@ from hypothesis import settings
 
 from pagealloc.mmzone import Layout
 from pagealloc.revision import V6_1, Revision
-from pagealloc.sync import Sync, Thread
+from pagealloc.sync import Lock, Sync, Thread
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
 from stress.cli import main
@@ -82,6 +82,34 @@ def no_thread_is_left_behind() -> Iterator[None]:
             names = ", ".join(thread.name for thread in left)
             pytest.fail(f"threads were left behind: {names}\n{stacks(*left)}")
         left[0].join(POLL_S)
+
+
+@pytest.fixture(autouse=True)
+def no_lock_is_left_held(monkeypatch: pytest.MonkeyPatch, no_thread_is_left_behind: None) -> Iterator[None]:
+    """Fail a test that leaves a lock held, of a zone, a page set, a queue or anything else that it made.
+
+    Looked at before `no_thread_is_left_behind` ends, so a thread that was told to go has a moment for its last one.
+    """
+    made: list[tuple[str, Lock]] = []
+
+    def noting(kind: str) -> Callable[[RealSync, str], Lock]:
+        make = getattr(RealSync, kind)
+
+        def make_and_note(sync: RealSync, name: str) -> Lock:
+            lock: Lock = make(sync, name)
+            made.append((name, lock))
+            return lock
+
+        return make_and_note
+
+    for kind in ("spinlock", "mutex"):
+        monkeypatch.setattr(RealSync, kind, noting(kind))
+    yield
+    deadline_s = time.monotonic() + LEAVING_S
+    while held := [name for name, lock in made if lock.locked()]:
+        if time.monotonic() > deadline_s:
+            pytest.fail(f"locks are left held: {', '.join(sorted(set(held)))}")
+        time.sleep(POLL_S)
 
 
 @pytest.fixture

@@ -75,8 +75,12 @@ def _panels(runs: Runs, x: str, y: str, height: int = HEIGHT) -> go.Figure:
     return figure
 
 
-def _mark_phases(figure: go.Figure, runs: Runs) -> None:
-    """Show where the phases of a run begin; the axes of a panel are numbered from the left."""
+def _over_time(figure: go.Figure, runs: Runs) -> None:
+    """Give every chart over time the same axis, and show where the phases of a run begin.
+
+    The axes of a panel are numbered from the left.
+    """
+    figure.update_xaxes(range=[0, max(run.seconds for run in runs)])
     for column, run in enumerate(runs, 1):
         for phase in run.phases:
             figure.add_vline(
@@ -138,7 +142,7 @@ def memory(runs: Runs) -> Chart | None:
         _line(figure, column, seconds, resident, "resident in the host", line={"color": RED, "width": 2.5})
     figure.update_traces(hovertemplate="%{y:,.0f} MiB")
     figure.update_yaxes(rangemode="tozero")
-    _mark_phases(figure, runs)
+    _over_time(figure, runs)
     return Chart(
         "Memory over time",
         "What all pages are at, stacked, and what the operating system holds for them (line). Without reporting the "
@@ -159,7 +163,7 @@ def throughput(runs: Runs) -> Chart | None:
             _line(figure, column, seconds, values, name, line={"color": colour, "width": 1.8})
     figure.update_traces(hovertemplate="%{y:,.0f}/s")
     figure.update_yaxes(rangemode="tozero")
-    _mark_phases(figure, runs)
+    _over_time(figure, runs)
     return Chart("Throughput over time", f"Calls of all allocators, in steps of {_steps(runs)}.", figure)
 
 
@@ -185,6 +189,7 @@ def isolated(runs: Runs) -> Chart | None:
     figure.update_layout(bargap=0)
     figure.update_traces(hovertemplate="%{y:.2%}")
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    _over_time(figure, runs)
     return Chart(
         "Isolated memory",
         f"The most pages that were away with the reporter at once, in steps of {_steps(runs)}: nobody can allocate "

@@ -191,7 +191,7 @@ class Judge:
     # -- pages -----------------------------------------------------------------------------------------
 
     def mm_page_alloc(self, thread: int, pfn: int, order: int, migratetype: int, gfp: object) -> None:
-        if pfn >= 0:
+        if pfn != NO_PAGE:
             shadow = self.zone_of(pfn)
             if shadow is None:
                 self.fail("S25", f"thread {thread} gets pfn {pfn:#x}, which is in no zone")
@@ -409,6 +409,7 @@ BEYOND_CHANGES: dict[str, Handler] = {
     "page_reporting_refused": Judge.refused,
 }
 
+NO_PAGE = -1  # the pfn of an allocation that failed
 ZONE_EVENTS = {*CHANGES, *BEYOND_CHANGES, "mm_page_alloc_extfrag"}
 
 THREAD_EVENTS: dict[str, Handler] = {

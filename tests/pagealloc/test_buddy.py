@@ -255,18 +255,6 @@ def test_a_split_returns_the_lowest_pages_and_leaves_one_piece_of_each_order() -
     assert zone.nr_free_pages == 15
 
 
-def test_the_pieces_of_a_split_come_to_the_heads_of_their_lists() -> None:
-    zone = make_zone(64, boot=False)
-    give(zone, 32, 0)
-    give(zone, 40, 1)
-    zone.expand(0, 0, 2, MIGRATE_MOVABLE)
-
-    assert free_lists(zone) == {
-        (0, MIGRATE_MOVABLE): [START_PFN + 1, START_PFN + 32],
-        (1, MIGRATE_MOVABLE): [START_PFN + 2, START_PFN + 40],
-    }
-
-
 def test_an_empty_zone_gives_nothing() -> None:
     zone = make_zone(16)
     exhaust(zone, 4, MIGRATE_MOVABLE)

@@ -420,6 +420,14 @@ def test_analyze_prints_and_leaves_a_page_that_needs_nothing_else(
     assert not [part for part in text.split("<script")[1:] if part.partition(">")[0].count("src=")]
 
 
+def test_all_charts_over_time_have_one_axis(summary: Summary) -> None:
+    axes = [chart.figure.layout.xaxis for chart in charts([summary])]
+    ranges = [axis.range for axis in axes if axis.title.text == "time (s)"]
+
+    assert len(ranges) == 3
+    assert set(ranges) == {(0, summary.seconds)}
+
+
 def test_what_did_not_happen_is_not_drawn(tmp_path: Path) -> None:
     log = HandLog()
     log("lock_release", 1.0, 0, 0, 0, 1000, "rmqueue_bulk")

@@ -29,6 +29,8 @@ from stress.log.writer import LENGTH, LogFiles, LogWriter, serve
 RUN = ["run", "--allocators=2", "--seconds=0.6", "--zones=DMA32=48MiB,Normal=64MiB", "--order=5"]
 RUN += ["--capacity=8", "--delay=0.02"]
 
+RUNS_MAX = 12
+
 Lines = list[dict[str, Any]]
 
 # What no invariant reads: an alteration of these changes figures, never a verdict.
@@ -119,6 +121,16 @@ def test_a_tampered_log_is_found_out_unless_only_figures_changed(
     assert verdict != "SUCCESS" or harmless, (kind, event, field)
 
 
+def test_a_failed_allocation_is_told_by_one_pfn_and_no_other(
+    good_lines: Lines, judged: Callable[[Lines], Judgement]
+) -> None:
+    at = next(at for at, line in enumerate(good_lines) if line["event"] == "mm_page_alloc")
+    altered = [*good_lines[:at], {**good_lines[at], "pfn": -2}, *good_lines[at + 1 :]]
+    verdict = judged(altered)
+    assert verdict.verdict == "FAILURE"
+    assert "gets pfn -0x2, which is in no zone" in verdict.violations[0].text
+
+
 @pytest.mark.parametrize("event", ["mm_page_alloc", "mm_page_free_zone_locked", "page_reporting_putback"])
 @pytest.mark.parametrize("how", ["deleted", "doubled"])
 def test_one_record_too_few_or_too_many_is_named(
@@ -175,12 +187,16 @@ def test_a_broken_invariant_is_proved_by_its_record(
 def test_a_planted_fault_is_found_in_the_log_alone(
     mutant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "run"
-    main([*RUN, "--mutant", mutant, "--run-dir", str(path)])
-    verdict = verify(path)
+    """Whether the fault acts in half a second is the threads' affair, so there are runs until it does."""
+    proved: list[str] = []
+    for attempt in range(RUNS_MAX):
+        path = tmp_path / f"run-{attempt}"
+        main([*RUN, "--mutant", mutant, "--run-dir", str(path)])
+        proved = [proof.invariant for proof in verify(path).violations if proof.invariant != "witness"]
+        if proved:
+            break
     capsys.readouterr()
-    assert verdict.verdict == "FAILURE"
-    assert any(proof.invariant != "witness" for proof in verdict.violations)
+    assert proved
 
 
 # -- bad input -------------------------------------------------------------------------------------------------

@@ -124,9 +124,13 @@ def test_what_failed_before_the_end_excuses_nothing_that_is_left_at_the_end(
             if self.calls < 3:
                 raise InjectedError("not yet")
 
-    assert make(FailsAtFirst()).run.run().verdict == "SUCCESS"
+    def run() -> Summary:
+        reporter = FailsAtFirst()
+        return make(reporter, seconds=60.0).run_until(lambda status: reporter.calls > 3)
+
+    assert run().verdict == "SUCCESS"
     monkeypatch.setattr(Reach, "nr_unreported", lambda _reach, _zone: 1)
-    summary = make(FailsAtFirst()).run.run()
+    summary = run()
     assert summary.failed_batches == 2
     assert any("a request was lost (L1)" in text for text in summary.violations)
 
