@@ -94,7 +94,11 @@ def tracepoints(effort: Effort) -> list[Row]:
         {"with": partial(_logged, effort), "without": partial(_unlogged, effort)}, effort.rounds
     )
     runs = take_turns(
-        {"with": partial(_stress_run, effort, "all"), "without": partial(_stress_run, effort, "off")},
+        {
+            "with": partial(_stress_run, effort, "all"),
+            "unjudged": partial(_stress_run, effort, "all", judged=False),
+            "without": partial(_stress_run, effort, "off"),
+        },
         effort.rounds,
     )
     written = [result.written for _, result in logs["with"] if result is not None]
@@ -117,6 +121,14 @@ def tracepoints(effort: Effort) -> list[Row]:
             against="tracepoints off",
         ),
         compare(
+            "the same with its log judged as it is written, against not",
+            runs["with"],
+            runs["unjudged"],
+            goal=0.95,
+            unit="calls/s",
+            against="no judge",
+        ),
+        compare(
             "bare pairs past the page sets, all tracepoints on and written to a log, against off",
             [rate for rate, _ in logs["with"]],
             [rate for rate, _ in logs["without"]],
@@ -128,11 +140,11 @@ def tracepoints(effort: Effort) -> list[Row]:
     ]
 
 
-def _stress_run(effort: Effort, log: str) -> float:
+def _stress_run(effort: Effort, log: str, *, judged: bool = True) -> float:
     """Return the calls per second of allocator threads that churn at a steady level, beside the worker."""
     params = RunParams(seconds=effort.warm_up_s + effort.threads_s, rhythm="0.6:1000", log=log)
     with temporary_folder() as folder:
-        recorder = Recorder(folder, SYNC, params.as_dict(), {}) if log == "all" else None
+        recorder = Recorder(folder, SYNC, params.as_dict(), {}, judged=judged) if log == "all" else None
         summary = StressRun(params, SYNC, load_reporter("discard"), lambda status: None, recorder).run()
         if recorder is not None:
             recorder.finish()

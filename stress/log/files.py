@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -36,3 +38,28 @@ def log_files(run: Path) -> list[Path]:
 def open_log(path: Path) -> BinaryIO:
     """Open one file of a log, packed or not."""
     return cast("BinaryIO", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
+
+
+def sums_of(path: Path) -> Path:
+    """Return where the checksums of a log's file are, packed or not."""
+    return path.with_name(path.name.partition(".")[0].replace("events", "checksums") + ".txt")
+
+
+def sum_of(block: bytes) -> bytes:
+    """Return the line that tells of a block of lines how many they are, and their CRC-32."""
+    return json.dumps({"lines": block.count(b"\n"), "crc32": zlib.crc32(block)}).encode() + b"\n"
+
+
+def read_sums(path: Path) -> list[tuple[int, int]]:
+    """Return (lines, CRC-32) of each block of a log's file; none for a log that has no checksums.
+
+    Raises BadLog when they cannot be read.
+    """
+    sums = sums_of(path)
+    if not sums.exists():
+        return []
+    try:
+        blocks = [json.loads(line) for line in sums.read_text(encoding="utf-8").splitlines()]
+        return [(int(block["lines"]), int(block["crc32"])) for block in blocks]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadLog(f"{sums}: expected lines and crc32 of each block of the log") from error

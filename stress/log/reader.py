@@ -15,7 +15,7 @@ from typing import BinaryIO, Union
 import msgspec
 
 from stress.log.events import EVENTS, SCHEMA_VERSION, LogBegin, LogEnd, Lost, Record, ThreadBegin, ZoneRecord
-from stress.log.files import BadLog, log_files, open_log
+from stress.log.files import BadLog, log_files, open_log, read_sums
 
 LINE_BYTES_MAX = 64 << 20  # no line is longer; what has no line ends is not read to its end
 HEAD_RECORDS = 64  # within which `log_begin` must stand
@@ -47,9 +47,9 @@ class LogReader:
     def where(self) -> str:
         return f"{self._file.name}:{self._line}"
 
-    def records_of(self, lines: BinaryIO) -> Iterator[Record]:
+    def records_of(self, lines: Iterator[bytes]) -> Iterator[Record]:
         decode = self._decode
-        for line in iter(lambda: lines.readline(LINE_BYTES_MAX), b""):
+        for line in lines:
             self._line += 1
             try:
                 record: Record = decode(line)
@@ -57,13 +57,26 @@ class LogReader:
                 raise LogDamage(f"{self.where}: no record of the schema ({error})") from error
             yield record
 
+    def _lines(self, path: Path, file: BinaryIO) -> Iterator[bytes]:
+        """Yield a file's lines, a block's only when its checksum is right; what has no checksum is taken as it is."""
+        read = 0
+        for count, crc in read_sums(path):
+            lines = [line for _ in range(count) if (line := file.readline(LINE_BYTES_MAX))]
+            if len(lines) == count and zlib.crc32(b"".join(lines)) != crc:
+                raise LogDamage(
+                    f"{path.name}:{read + 1}: one of the {count} lines from here on is not as it was written (checksum)"
+                )
+            yield from lines
+            read += count
+        yield from iter(lambda: file.readline(LINE_BYTES_MAX), b"")
+
     def __iter__(self) -> Iterator[Record]:
         """Yield every record, each held against the numbers of its thread and its zone."""
         for path in self.files:
             self._file, self._line = path, 0
             try:
                 with open_log(path) as lines:
-                    for record in self.records_of(lines):
+                    for record in self.records_of(self._lines(path, lines)):
                         self._check(record)
                         yield record
             except (OSError, EOFError, zlib.error) as error:

@@ -14,13 +14,17 @@ from __future__ import annotations
 import json
 import marshal
 import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pagealloc.memory import Memory
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import StatLock, Trace, Tracer
 from stress.log.events import SCHEMA_VERSION
+from stress.log.live import Judged, LiveProof
 from stress.log.snapshot import begin_zone
 from stress.log.writer import LENGTH, ROTATE_BYTES
 from stress.pool import own_program
@@ -38,10 +42,11 @@ class LogResult:
     written: int
     lost: int
     error: str | None
+    judged: Judged | None = None  # what the judge came to; None when it is not known
 
 
 class Recorder:
-    """Records one run into a folder."""
+    """Records one run into a folder; without `judged`, which is for measuring, the judge hears nothing."""
 
     def __init__(
         self,
@@ -51,12 +56,15 @@ class Recorder:
         versions: dict[str, object],
         *,
         rotate_bytes: int = ROTATE_BYTES,
+        judged: bool = True,
     ) -> None:
         self._sync = sync
         self._tracer = Tracer(sync, patience_s=PATIENCE_S)
         self.trace: Trace = self._tracer.thread_trace()  # for the harness's own events
         start_ns = sync.monotonic_ns()
-        command, environment = own_program("stress.log.writer", str(folder), str(start_ns), str(rotate_bytes))
+        command, environment = own_program(
+            "stress.log.writer", str(folder), str(start_ns), str(rotate_bytes), str(judged)
+        )
         self._writer = subprocess.Popen(  # noqa: S603 - our own module
             command,
             stdin=subprocess.PIPE,
@@ -64,6 +72,13 @@ class Recorder:
             env=environment,
             start_new_session=True,  # Ctrl-C is for the run: it ends the log
         )
+        self.hear: Callable[[LiveProof], None] = lambda proof: (
+            None
+        )  # told of what the judge finds, as it finds it
+        self.proofs: list[LiveProof] = []  # all of that
+        self._answer: dict[str, Any] | None = None
+        self._heard = 0  # lines of the writer so far
+        self._listener = sync.spawn("log listener", self._listen)
         self._pipe_error: str | None = None
         self._lost = 0  # records that were collected, and did not leave this process
         self._lost_in: dict[int, int] = {}  # records that found a full buffer, by the buffer's number
@@ -122,15 +137,45 @@ class Recorder:
         try:
             if not self._collector.join(LEAVE_S):
                 raise TimeoutError(f"it took nothing for {LEAVE_S:g} s")
-            answer, _ = self._writer.communicate(timeout=LEAVE_S)
-            result = json.loads(answer)
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            self._close_pipe()
+            self._await_answer()
+        except OSError as error:
             self._writer.kill()
             self._writer.wait()
-            return LogResult(
-                0,
-                self._lost + sum(self._lost_in.values()),
-                self._pipe_error or f"the log writer did not end well ({error})",
-            )
-        lost = self._lost + sum(self._lost_in.values()) + result["lost"]
-        return LogResult(result["written"], lost, result["error"] or self._pipe_error)
+            self._listener.join(LEAVE_S)
+            why = self._pipe_error or f"the log writer did not end well ({error})"
+            return LogResult(0, self._lost + sum(self._lost_in.values()), why)
+        answer = self._answer or {}
+        lost = self._lost + sum(self._lost_in.values()) + answer["lost"]
+        judged = Judged(**answer["judged"])
+        return LogResult(answer["written"], lost, answer["error"] or self._pipe_error, judged)
+
+    def _close_pipe(self) -> None:
+        assert self._writer.stdin is not None
+        with suppress(BrokenPipeError):  # what it held goes nowhere
+            self._writer.stdin.close()
+
+    def _await_answer(self) -> None:
+        """Wait as long as the writer gets on, writing and judging. Raises OSError when it does not, or has none."""
+        heard = -1
+        while not self._listener.join(LEAVE_S):
+            if heard == self._heard:
+                raise TimeoutError(f"it said nothing for {LEAVE_S:g} s")
+            heard = self._heard
+        if self._answer is None:
+            raise OSError(f"it ended with status {self._writer.wait()}")
+        self._writer.wait()
+
+    def _listen(self) -> None:
+        """Hear what the writer says, until it has nothing more to say."""
+        assert self._writer.stdout is not None
+        with self._writer.stdout as lines:
+            for line in lines:
+                self._heard += 1
+                message = json.loads(line)
+                if "proof" in message:
+                    proof = LiveProof(**message["proof"])
+                    self.proofs.append(proof)
+                    self.hear(proof)
+                elif "written" in message:
+                    self._answer = message

@@ -9,36 +9,45 @@ no snapshot. But a record that another one could have seen was in its buffer bef
 the same round or in the next. Records are therefore held back for a round and sorted by time, and then every
 record stands behind all those that it could have seen.
 
-**Files.** `events-0001.ndjson` grows to `ROTATE_BYTES`, is compressed, and the next one begins. What the disk
-refuses is counted; the pipe is emptied all the same, so the run never waits for a disk that is full.
+**Judge.** Whenever the pipe has nothing, the judge (`live`) hears what was written, and what it finds goes back to
+the run as a line of JSON, as does, at the end, what became of the log.
+
+**Files.** `events-0001.ndjson` grows to `ROTATE_BYTES`, is compressed, and the next one begins; `checksums-0001.txt`
+has a checksum for each block of lines that was written at once. What the disk refuses is counted; the pipe is emptied all the same, so the run never waits for a disk that is full.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import marshal
 import os
+import select
 import shutil
 import struct
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from pagealloc.gfp import gfp_names
 from pagealloc.sync import Thread
 from pagealloc.sync_real import RealSync
 from pagealloc.tracepoints import Record
 from stress.log.events import EVENTS, HEADER, MmPageAlloc, field_names
+from stress.log.files import sum_of, sums_of
+from stress.log.live import LiveJudge
 from stress.log.tale import LEVELS, Tale
 
 ROTATE_BYTES = 256 << 20
 LENGTH = struct.Struct("<I")  # in front of every frame; a frame of no bytes ends a round
 ZONE_AT = 3  # where a record made under a zone lock has the zone's number, and behind it its own
+PIPE_BYTES = 1 << 16
 BATCH_RECORDS = 4096  # rendered and written together
 
 # One buffer's share of a round: (thread, name, records lost so far, records).
@@ -87,11 +96,12 @@ class LogFiles:
         self._number = 0
         self._bytes = 0
         self._file: BinaryIO | None = None
+        self._sums = -1  # descriptor of the file with the blocks' checksums
         self._sync = RealSync()
         self._compression: Thread | None = None
 
     def write(self, text: bytes) -> None:
-        """Write lines, or count them as lost."""
+        """Write a block of lines and its checksum, or count the lines as lost."""
         count = text.count(b"\n")
         if self.error is None:
             try:
@@ -108,9 +118,11 @@ class LogFiles:
             self._number += 1
             self._bytes = 0
             self._file = self._path().open("wb", buffering=0)
+            self._sums = os.open(sums_of(self._path()), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         rest = memoryview(text)
         while rest:  # a disk that is nearly full takes a part
             rest = rest[self._file.write(rest) :]
+        os.write(self._sums, sum_of(text))
         self._bytes += len(text)
         if self._bytes >= self._rotate_bytes:
             self._close()
@@ -125,6 +137,9 @@ class LogFiles:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._sums >= 0:
+            os.close(self._sums)
+            self._sums = -1
 
     def _wait_for_compression(self) -> None:
         if self._compression is not None:
@@ -151,8 +166,9 @@ def compress(path: Path) -> None:
 class LogWriter:
     """Sorts the records of rounds and renders them; times are counted from `start_ns`."""
 
-    def __init__(self, files: LogFiles, start_ns: int) -> None:
+    def __init__(self, files: LogFiles, start_ns: int, judge: LiveJudge | None = None) -> None:
         self._files = files
+        self._judge = judge
         self._tale = Tale(files.folder)
         self._start_ns = start_ns
         self._makers = {event: _maker(event) for event in EVENTS}
@@ -191,6 +207,8 @@ class LogWriter:
                 if record[0] in LEVELS:
                     fields = dict(zip(field_names(record[0]), record[2], strict=True))
                     self._tale.tell(record[0], (at_ns - self._start_ns) / 1e9, fields)
+            if self._judge is not None:
+                self._judge.hear(batch)
         del pending[:done]
 
     def _line(self, at_ns: int, thread: int, record: Record) -> Line:
@@ -213,6 +231,8 @@ class LogWriter:
         zones = {str(number): seq for number, seq in self._last_seq.items()}
         end_ns = self._newest_ns - self._start_ns
         self._files.write(render([self._makers["log_end"](end_ns, thread, 1, threads, zones)]))
+        if self._judge is not None:
+            self._judge.hear([(self._newest_ns, thread, ("log_end", self._newest_ns, (threads, zones)))])
 
 
 def _maker(event: str) -> Callable[..., Line]:
@@ -234,32 +254,74 @@ def read_frames(pipe: BinaryIO) -> Iterator[bytes]:
         yield frame
 
 
-def serve(pipe: BinaryIO, folder: Path, start_ns: int, rotate_bytes: int) -> dict[str, object]:
-    """Write the log until the pipe ends; returns what became of it.
+class Pipe(io.RawIOBase):
+    """A pipe without a buffer of its own, so that one can ask whether anything waits in it."""
 
-    The collector ends a log with a frame that holds None. A pipe that ends without it leaves a log without
-    its last record, which says that it was cut.
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read `size` bytes, fewer only at the pipe's end."""
+        parts, left = [], size
+        while left and (part := os.read(self._descriptor, min(left, PIPE_BYTES))):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+
+    def waits(self) -> bool:
+        """Whether a read would return at once."""
+        return bool(select.select([self._descriptor], [], [], 0)[0])
+
+
+def serve(
+    pipe: BinaryIO,
+    folder: Path,
+    start_ns: int,
+    rotate_bytes: int,
+    say: Callable[[dict[str, object]], None] = lambda message: None,
+    *,
+    judged: bool = True,
+) -> dict[str, object]:
+    """Write and judge the log until the pipe ends; returns what became of it.
+
+    `say` hears of what the judge finds, and how far it is when the run is over. The collector ends a log with a frame
+    that holds None. A pipe that ends without it leaves a log without its last record, which says that it was cut.
     """
     files = LogFiles(folder, rotate_bytes)
-    writer = LogWriter(files, start_ns)
+    judge = LiveJudge(folder, start_ns, lambda proof: say({"proof": asdict(proof)}))
+    writer = LogWriter(files, start_ns, judge if judged else None)
     shares: list[Share] = []
+    whole = False
     for frame in read_frames(pipe):
-        if not frame:
-            writer.round(shares)
-            shares = []
+        if frame:
+            share = marshal.loads(frame)  # noqa: S302 - our own parent wrote it
+            if share is None:
+                writer.finish()
+                whole = True
+            else:
+                shares.append(share)
             continue
-        share = marshal.loads(frame)  # noqa: S302 - our own parent wrote it
-        if share is None:
-            writer.finish()
-        else:
-            shares.append(share)
+        writer.round(shares)
+        shares = []
+        while judge.behind and isinstance(pipe, Pipe) and not pipe.waits():
+            judge.catch_up()
     # Without that frame what is held back stays unwritten: it may have seen records that never came.
     files.close()
-    return {"written": files.written, "lost": files.lost, "error": files.error}
+    while judge.behind and whole:
+        judge.catch_up()
+        say({"progress": judge.records})
+    came_to = judge.result() if whole else judge.cut_short()
+    return {"written": files.written, "lost": files.lost, "error": files.error, "judged": asdict(came_to)}
+
+
+def _say(message: dict[str, object]) -> None:
+    """Send a line to the run that asked; it may be gone."""
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
 
 
 if __name__ == "__main__":
-    folder_word, start_word, rotate_word = sys.argv[1:]
-    result = serve(sys.stdin.buffer, Path(folder_word), int(start_word), int(rotate_word))
-    with suppress(OSError):  # the run that asked is gone
-        os.write(sys.stdout.fileno(), json.dumps(result).encode())
+    folder_word, start_word, rotate_word, judged_word = sys.argv[1:]
+    own_pipe = cast("BinaryIO", Pipe(sys.stdin.fileno()))
+    is_judged = judged_word == "True"
+    _say(serve(own_pipe, Path(folder_word), int(start_word), int(rotate_word), _say, judged=is_judged))

@@ -74,6 +74,8 @@ def command_run(arguments: argparse.Namespace) -> int:
             raise
         if directory is not None:
             _finish_directory(directory, summary)
+        else:
+            summary.notes.append("no run directory was kept: nothing but the run's own checks judged")
         for stack in summary.stacks:
             print(stack, file=sys.stderr)
         if arguments.json:
@@ -105,6 +107,7 @@ class _Interruption:
 def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
     """Write the summary; whatever the disk refuses is a note, never the end of the verdict."""
     summary.notes.append(f"run directory {directory.path}")
+    directory.end_log(summary)
     if summary.verdict is Verdict.FAILURE and directory.recorder is not None:
         summary.next_step = (
             f"`python -m stress verify {directory.path}` names the records that prove it, `explore` searches for a "
@@ -161,6 +164,8 @@ def _watched_run(
     view: View = LiveView(console) if console.is_interactive else LineView(console, params.stat_interval)
     try:
         recorder = directory.recorder if directory is not None else None
+        if recorder is not None:
+            recorder.hear = lambda proof: view.alarm(f"{proof.invariant}: {proof.text}")
         run = StressRun(params, sync, reporter, view.show, recorder)
         interruption.run, interruption.view = run, view
         return run.run()

@@ -45,13 +45,19 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"--run-dir: {path}: {error.strerror}") from error
 
-    def finish(self, summary: Summary) -> None:
-        """End the log, note in the summary what it lacks, and write it. Raises RunDirectoryError."""
+    def end_log(self, summary: Summary) -> None:
+        """End the log, and take down in the summary what it lacks and what its judge says."""
         if self.recorder is not None:
             log = self.recorder.finish()
             if log.lost or log.error is not None:
                 why = log.error or "its buffers were full"
                 summary.notes.append(f"the log lacks {log.lost} records: {why}")
+            summary.heed(log.judged, self.recorder.proofs)
+        else:
+            summary.notes.append("no log was kept: nothing but the run's own checks judged")
+
+    def finish(self, summary: Summary) -> None:
+        """Write the summary. Raises RunDirectoryError."""
         try:
             self._write(SUMMARY_FILE, asdict(summary))
         except OSError as error:

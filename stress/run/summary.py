@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stress.errors import Verdict
+from stress.log.live import Judged, LiveProof
 
 
 @dataclass(slots=True)
@@ -14,6 +15,8 @@ class Summary:
     verdict: Verdict = Verdict.FAILURE
     violations: list[str] = field(default_factory=list)
     violation_count: int = 0
+    judged_records: int | None = None  # of the log, by its judge; None when the run's own checks alone judged
+    undecided: str | None = None  # why the log's judge could not judge all of it
     seconds: float = 0.0
     interrupted: bool = False
     allocators: int = 0
@@ -40,3 +43,18 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     next_step: str = ""  # what to do about a failure
     params: dict[str, object] = field(default_factory=dict)
+
+    def heed(self, judged: Judged | None, proofs: list[LiveProof]) -> None:
+        """Let the log's judge have the last word: the verdict is what `verify` would say."""
+        if judged is None:
+            self.undecided = "the log's judge gave no answer"
+        else:
+            self.judged_records, self.undecided = judged.records, judged.damage
+            self.violations += [
+                f"{proof.invariant}: {proof.text} (at {proof.seconds:.3f} s)" for proof in proofs
+            ]
+            self.violation_count += judged.violations
+        if self.violation_count:
+            self.verdict = Verdict.FAILURE
+        elif self.undecided is not None and self.verdict is Verdict.SUCCESS:
+            self.verdict = Verdict.CANNOT_DECIDE

@@ -42,6 +42,9 @@ class View(Protocol):
     def tell(self, text: str) -> None:
         """Show a line, from a signal handler."""
 
+    def alarm(self, text: str) -> None:
+        """Show that an invariant is broken, from a thread."""
+
     def close(self) -> None: ...
 
 
@@ -79,6 +82,9 @@ class LineView:
     def tell(self, text: str) -> None:
         os.write(2, f"stress: {text}\n".encode())  # the console may be in the middle of a line
 
+    def alarm(self, text: str) -> None:
+        self._console.print(f"!!! {text}", highlight=False, markup=False, soft_wrap=True, style="red")
+
     def close(self) -> None:
         pass
 
@@ -98,6 +104,9 @@ class LiveView:
 
     def tell(self, text: str) -> None:
         self._told = text
+
+    def alarm(self, text: str) -> None:
+        self._console.print(f"!!! {text}", highlight=False, markup=False, soft_wrap=True, style="red")
 
     def close(self) -> None:
         self._live.stop()
@@ -193,11 +202,14 @@ def print_summary(console: Console, summary: Summary, words: str) -> None:
     for note in summary.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     _print_violations(console, summary)
+    if summary.undecided is not None:
+        console.print(f"not judged: {summary.undecided}", highlight=False, markup=False, soft_wrap=True)
     if summary.next_step:
         console.print(f"next: {summary.next_step}", highlight=False, markup=False, soft_wrap=True)
     ended = "interrupted after " if summary.interrupted else ""
     console.print(
-        f"{summary.verdict} {ended}{summary.seconds:.1f} s, {summary.violation_count} violations: {words}",
+        f"{summary.verdict} {ended}{summary.seconds:.1f} s, {summary.violation_count} violations{_judged(summary)}: "
+        f"{words}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -215,6 +227,12 @@ def _print_violations(console: Console, summary: Summary) -> None:
     hidden = summary.violation_count - sum(shown.values())
     if hidden > 0:
         console.print(f"!!! and {hidden:,} more", highlight=False, markup=False, style="red")
+
+
+def _judged(summary: Summary) -> str:
+    if summary.judged_records is None:
+        return ""
+    return f", judged {summary.judged_records:,} records"
 
 
 def _soak_rows(summary: Summary) -> Iterator[tuple[str, str]]:

@@ -357,3 +357,23 @@ def test_what_is_left_of_a_killed_run_is_judged_up_to_its_end(good_run: Path, tm
     verdict = verify(tmp_path)
     assert verdict.verdict == "CANNOT DECIDE"
     assert verdict.records > 100
+
+
+def test_damage_is_told_from_a_violation_by_the_blocks_checksum(good_run: Path, tmp_path: Path) -> None:
+    for name in ("events-0001.ndjson", "checksums-0001.txt"):
+        shutil.copy(good_run / name, tmp_path)
+    log = tmp_path / "events-0001.ndjson"
+    assert verify(tmp_path).verdict == "SUCCESS"
+    log.write_bytes(log.read_bytes().replace(b'"error":null', b'"error":"no"', 1))
+    judgement = verify(tmp_path)
+    assert (judgement.verdict, judgement.violations) == ("CANNOT DECIDE", [])
+    assert "(checksum)" in (judgement.damage or "")
+
+
+def test_a_run_says_itself_what_its_log_proves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--mutant", "M-10", "--run-dir", str(tmp_path / "run")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("!!! S9: the reporter is called while") for line in lines)
+    assert ", judged " in lines[-1]
+    assert main([*RUN, "--log", "off", "--run-dir", str(tmp_path / "off")]) == 0
+    assert "nothing but the run's own checks judged" in capsys.readouterr().out

@@ -399,6 +399,7 @@ def test_the_run_directory_tells_the_whole_run(capsys: pytest.CaptureFixture[str
         for name in ("params", "versions", "summary")
     }
     assert sorted(file.name for file in path.iterdir()) == [
+        "checksums-0001.txt",
         "events-0001.ndjson",
         "harness.ndjson",
         "params.json",
