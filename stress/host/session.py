@@ -194,6 +194,7 @@ class Session:
         summary.verdict = Verdict.of(failed=bool(summary.violation_count))
         self._trace("run_end", summary.verdict.value, summary.violation_count)
         summary.notes.append(f"run directory {self._directory.path}")
+        self._directory.end_log(summary, judged=False)  # its zones are the guest's, and nobody describes them
         try:
             self._directory.finish(summary)
         except RunDirectoryError as error:

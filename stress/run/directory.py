@@ -45,14 +45,15 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"--run-dir: {path}: {error.strerror}") from error
 
-    def end_log(self, summary: Summary) -> None:
-        """End the log, and take down in the summary what it lacks and what its judge says."""
+    def end_log(self, summary: Summary, *, judged: bool = True) -> None:
+        """End the log, and take down in the summary what it lacks and, if it can be `judged`, what its judge says."""
         if self.recorder is not None:
             log = self.recorder.finish()
             if log.lost or log.error is not None:
                 why = log.error or "its buffers were full"
                 summary.notes.append(f"the log lacks {log.lost} records: {why}")
-            summary.heed(log.judged, self.recorder.proofs)
+            if judged:
+                summary.heed(log.judged, self.recorder.proofs)
         else:
             summary.notes.append("no log was kept: nothing but the run's own checks judged")
 
