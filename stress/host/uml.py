@@ -18,6 +18,13 @@ PROGRAM, PACKAGE = "linux.uml", "user-mode-linux"
 MODULES = Path("/usr/lib/uml/modules")
 DEVICE_ID = 5
 PAGEBLOCK_ORDER = 10  # without huge pages, as in user-mode Linux, the largest order
+# User-mode Linux has helpers that outlive it when it is killed, and hold its memory. A shell beside them looks whether
+# it is still there, and ends them. It is nobody's child: at its end, user-mode Linux waits for its own.
+GUARDED = (
+    "sh",
+    "-c",
+    '((while [ -e /proc/$$/exe ]; do sleep 1; done; kill -KILL 0) > /dev/null 2>&1 &); exec "$0" "$@"',
+)
 MEMORY_FILES = Path("/dev/shm")  # noqa: S108 - a file there is memory, and the guest's is nothing else
 
 
@@ -56,7 +63,7 @@ def boot(
     initrd_file = folder / "initrd"
     initrd_file.write_bytes(archive)
     command = [
-        *(PROGRAM, f"mem={memory_mib}M", f"initrd={initrd_file}", f"uml_dir={folder}"),
+        *(*GUARDED, PROGRAM, f"mem={memory_mib}M", f"initrd={initrd_file}", f"uml_dir={folder}"),
         *(
             f"virtio_uml.device={socket_path}:{DEVICE_ID}",
             "con=null",

@@ -9,7 +9,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,40 @@ def test_when_the_device_dies_the_driver_waits_for_the_worker_and_the_worker_for
     assert "page_reporting_unregister" in guest.said
     assert "guest: load ends" in guest.said
     assert guest.noted("the guest ended with SIGKILL"), "it does not power off"
+
+
+@pytest.mark.needs("uml")
+def test_no_process_of_a_guest_outlives_the_command_whatever_ends_it(
+    tmp_path: Path, until: Callable[..., None]
+) -> None:
+    script = tmp_path / "load"
+    script.write_text("sleep 60")
+    command = [sys.executable, "-m", "stress", "guest", str(script), f"--run-dir={tmp_path / 'run'}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        assert running.stdout is not None
+        assert any("load begins" in line for line in running.stdout)
+        (leader,) = [
+            pid for pid, parent, _ in processes() if parent == running.pid and "linux.uml" in name_of(pid)
+        ]
+        running.kill()
+    until(
+        lambda: not [pid for pid, _, session in processes() if session == leader], "the guest's processes end"
+    )
+
+
+def processes() -> Iterator[tuple[int, int, int]]:
+    """Yield (pid, parent, session) of every process that is more than a zombie."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if state != "Z":
+                yield int(path.parent.name), int(parent), int(session)
+
+
+def name_of(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
 
 
 # -- without the packages ----------------------------------------------------------------------------------------
