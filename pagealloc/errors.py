@@ -72,5 +72,23 @@ class CorruptPageSet(BadPage):
     problem = "corrupt page set"
 
 
+class ZoneBusy(PageAllocError):
+    """A finalizer or a signal handler wants more than to free or allocate of a zone that its own thread is inside.
+
+    Nothing was changed.
+    """
+
+
+class TornZone(PageAllocError):
+    """An exception from outside met an operation on the zone half way; see `zone_lock`. Blocks may be lost.
+
+    The memory cannot be used any more, and may be closed.
+    """
+
+
+class AnotherProcess(PageAllocError):
+    """A child of a fork used what belongs to its parent. Nothing was changed."""
+
+
 class RamError(PageAllocError):
     """The operating system refused memory, or refused to take it back."""

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from pagealloc.errors import ForeignPfn
+from pagealloc.errors import ForeignPfn, ZoneBusy
 from pagealloc.gfp import (
     GFP_DIRECT_RECLAIM,
     GFP_KSWAPD_RECLAIM,
@@ -166,26 +167,31 @@ class Memory:
             request = self._prepare(gfp, order, node)
         zone, fast_marks, highest, nr_pages, migratetype, alloc_flags, page_sets, ram_to_zero, _ = request
         pfn = -1
-        # Nearly always the preferred zone is far above its mark and has a block of the type: look no closer.
-        if zone is not None and zone.nr_free_pages - nr_pages >= fast_marks[highest]:
-            if page_sets is None:
-                # A block that it gets is proof enough that there was one.
-                pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
-            elif order == 0 or zone.has_fitting(order, migratetype):
-                pfn = page_sets.alloc(zone, order, migratetype, alloc_flags)
-            if zone.boosted:
-                self._wakeup_kswapd(zone)
-        if pfn < 0:
-            pfn = self._get_page_from_freelist(request, order, alloc_flags)
+        try:
+            # Nearly always the preferred zone is far above its mark and has a block of the type: look no closer.
+            if zone is not None and zone.nr_free_pages - nr_pages >= fast_marks[highest]:
+                if page_sets is None:
+                    # A block that it gets is proof enough that there was one.
+                    pfn = zone.rmqueue_buddy(order, migratetype, alloc_flags)
+                elif zone.lock.refusal is None and (order == 0 or zone.has_fitting(order, migratetype)):
+                    pfn = page_sets.alloc(zone, order, migratetype, alloc_flags)
+                if zone.boosted:
+                    self._wakeup_kswapd(zone)
             if pfn < 0:
-                pfn = self._alloc_pages_slowpath(request, order, gfp)
-        trace = self.trace
-        if trace is not None:
-            trace("mm_page_alloc", pfn, order, migratetype, gfp)
-        if pfn < 0:
-            return None
-        if ram_to_zero is not None:
-            ram_to_zero.zero(pfn, order)
+                pfn = self._get_page_from_freelist(request, order, alloc_flags)
+                if pfn < 0:
+                    pfn = self._alloc_pages_slowpath(request, order, gfp)
+            trace = self.trace
+            if trace is not None:
+                trace("mm_page_alloc", pfn, order, migratetype, gfp)
+            if pfn < 0:
+                return None
+            if ram_to_zero is not None:
+                ram_to_zero.zero(pfn, order)
+        except BaseException:
+            if pfn >= 0:
+                self.free_pages(pfn, order)  # nobody was told of it
+            raise
         return pfn
 
     def _prepare(self, gfp: int, order: int, node: int) -> Request:
@@ -214,6 +220,7 @@ class Memory:
     def _get_page_from_freelist(self, request: Request, order: int, alloc_flags: int) -> int:
         zonelist = request.zonelist
         for zone in zonelist:
+            zone.lock.check()
             if alloc_flags & ALLOC_NOFRAGMENT and zone.node != zonelist[0].node:
                 break  # mixing types at home is better than going far
             if self.revision.pcp_tunes_high and not zone.below_high:
@@ -279,11 +286,10 @@ class Memory:
     @staticmethod
     def _wakeup_kswapd(zone: Zone) -> None:
         if zone.boosted or zone.watermark_boost:
-            zone.lock.acquire()
-            zone.boosted = False
-            zone.watermark_boost = 0
-            zone.marks_changed()
-            zone.lock.release()
+            with suppress(ZoneBusy), zone.lock:
+                zone.boosted = False
+                zone.watermark_boost = 0
+                zone.marks_changed()
 
     def _build_zonelist(self, highest: int, node: int, *, this_node: bool) -> tuple[Zone, ...]:
         if node not in self._nodes:
@@ -307,6 +313,8 @@ class Memory:
         zone = self._last_zone  # nearly always by far the largest
         if not zone.start_pfn <= pfn < zone.end_pfn:
             zone = self.zone_of(pfn, order)
+        if zone.lock.refusal is not None:
+            raise zone.lock.refused()
         trace = self.trace
         if trace is not None:
             trace("mm_page_free", pfn, order)
@@ -327,20 +335,32 @@ class Memory:
 
         Raises ValueError for a CPU that the machine has not got.
         """
+        self._check()
         if self.page_sets is not None:
             self.page_sets.run_on_cpu(cpu)
 
     def refresh_vm_stats(self) -> int:
         """Let page sets shrink as every CPU's vmstat worker does once in a second; returns the pages moved."""
+        self._check()
         return self.page_sets.refresh_vm_stats() if self.page_sets is not None else 0
 
     def drain_local_pages(self) -> int:
         """Return the page set of the calling thread's CPU to the zones; returns the pages moved."""
+        self._check()
         return self.page_sets.drain_local() if self.page_sets is not None else 0
 
     def drain_all_pages(self) -> int:
         """Return every CPU's page set to the zones; returns the pages moved."""
-        return self.page_sets.drain_all() if self.page_sets is not None else 0
+        self._check()
+        moved = self.page_sets.drain_all() if self.page_sets is not None else 0
+        for zone in self.zones:
+            zone.free_left()
+        return moved
+
+    def _check(self) -> None:
+        """Raise TornZone or AnotherProcess unless every zone may be used."""
+        for zone in self.zones:
+            zone.lock.check()
 
     # -- memory and looking --------------------------------------------------------------------------
 
@@ -351,7 +371,9 @@ class Memory:
         """
         if self.ram is None:
             raise ValueError("this memory was built without RAM, so its pages have no bytes")
-        self.zone_of(pfn, order).check_range(pfn, order)
+        zone = self.zone_of(pfn, order)
+        zone.lock.check()
+        zone.check_range(pfn, order)
         return self.ram.view(pfn, order)
 
     def nr_pages(self) -> int:
@@ -363,8 +385,9 @@ class Memory:
         return sum(zone.nr_free_pages for zone in self.zones)
 
     def nr_page_set_pages(self, zone: Zone) -> int:
-        """Return the pages of a zone that rest on page sets."""
-        return self.page_sets.nr_pages(zone) if self.page_sets is not None else 0
+        """Return the pages of a zone that are free and rest on page sets, or wait at its door (`zone_lock`)."""
+        resting = self.page_sets.nr_pages(zone) if self.page_sets is not None else 0
+        return resting + zone.nr_left_pages()
 
     def resident_bytes(self) -> int:
         """Ask the operating system how much memory the pages take; 0 without RAM."""

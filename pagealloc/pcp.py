@@ -11,7 +11,7 @@ it when that is taken; these sets have none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from pagealloc.errors import CorruptPageSet
@@ -89,20 +89,24 @@ class PageSets:
         first = self.first[order]
         if first < 0:
             return -1
-        pcp = self._local.value[zone.number]
-        if pcp.frees:
-            pcp.frees >>= 1
         try:
-            pfn = pcp.lists[first + migratetype].pop()
-        except IndexError:
-            pfn = self._refill(zone, pcp, order, migratetype, alloc_flags)
-            if pfn < 0:
-                return -1
-        state = zone.state
-        index = pfn - zone.base_pfn
-        if state[index] != ON_PAGE_SET | order:
-            raise CorruptPageSet(pfn, order, zone.describe_page(pfn), "free on a page set")
-        state[index] = ALLOCATED | order
+            pcp = self._local.value[zone.number]
+            if pcp.frees:
+                pcp.frees >>= 1
+            try:
+                pfn = pcp.lists[first + migratetype].pop()
+            except IndexError:
+                pfn = self._refill(zone, pcp, order, migratetype, alloc_flags)
+                if pfn < 0:
+                    return -1
+            state = zone.state
+            index = pfn - zone.base_pfn
+            if state[index] != ON_PAGE_SET | order:
+                raise CorruptPageSet(pfn, order, zone.describe_page(pfn), "free on a page set")
+            state[index] = ALLOCATED | order
+        except BaseException as error:
+            zone.lock.tear(error)  # a block may be neither on the set nor with the caller
+            raise
         return pfn
 
     def _refill(self, zone: Zone, pcp: PerCpuPages, order: int, migratetype: int, alloc_flags: int) -> int:
@@ -138,9 +142,16 @@ class PageSets:
             if migratetype == MIGRATE_ISOLATE:
                 return False  # nothing of a withheld pageblock may be handed out again
             migratetype = MIGRATE_MOVABLE
-        state[index] = ON_PAGE_SET | order
-        pcp = self._local.value[zone.number]
-        pcp.lists[first + migratetype].append(pfn)
+        pages: Collection[int] = ()
+        try:
+            state[index] = ON_PAGE_SET | order
+            pcp = self._local.value[zone.number]
+            pages = stack = pcp.lists[first + migratetype]
+            stack.append(pfn)
+        except BaseException as error:
+            if state[index] == ON_PAGE_SET | order and pfn not in pages:
+                zone.lock.tear(error)
+            raise
         pcp.room = room = pcp.room - (1 << order)
         if self._tunes:
             free_high = pcp.free_is_high(order)
@@ -176,21 +187,19 @@ class PageSets:
         if not 0 <= cpu < self._cpus:
             raise ValueError(f"CPU {cpu}, expected 0 .. {self._cpus - 1}")
         here = self._local.value
-        self._mutex.acquire()
-        while len(self._sets) <= cpu:
-            self._add_cpu(None)
-        if self._owners[cpu] is None or self._owners[cpu] is here:
-            self._owners[cpu] = _SHARED
-        self._mutex.release()
+        with self._mutex:
+            while len(self._sets) <= cpu:
+                self._add_cpu(None)
+            if self._owners[cpu] is None or self._owners[cpu] is here:
+                self._owners[cpu] = _SHARED
         self._retire(here)
         here[:] = self._sets[cpu]
 
     def _make(self) -> PageSet:
         """Give a thread that comes the first CPU that nobody is on, or one more than the machine says."""
-        self._mutex.acquire()
-        cpu = self._owners.index(None) if None in self._owners else self._add_cpu(None)
-        here = self._owners[cpu] = list(self._sets[cpu])
-        self._mutex.release()
+        with self._mutex:
+            cpu = self._owners.index(None) if None in self._owners else self._add_cpu(None)
+            here = self._owners[cpu] = list(self._sets[cpu])
         return here
 
     def _add_cpu(self, owner: PageSet | None) -> int:
@@ -206,10 +215,9 @@ class PageSets:
 
     def _retire(self, here: PageSet) -> None:
         """Drain the CPU that a thread had to itself and leaves, by ending or for another one."""
-        self._mutex.acquire()
-        # By identity: two empty sets are equal.
-        left = [cpu for cpu, owner in enumerate(self._owners) if owner is here]
-        self._mutex.release()
+        with self._mutex:
+            # By identity: two empty sets are equal.
+            left = [cpu for cpu, owner in enumerate(self._owners) if owner is here]
         for cpu in left:
             self._drain(self._sets[cpu])
             self._owners[cpu] = None
@@ -239,10 +247,8 @@ class PageSets:
         )
 
     def _all_sets(self) -> list[PageSet]:
-        self._mutex.acquire()
-        sets = list(self._sets)
-        self._mutex.release()
-        return sets
+        with self._mutex:
+            return self._sets.copy()
 
     def _drain(self, of_cpu: PageSet) -> int:
         moved = 0
@@ -253,9 +259,13 @@ class PageSets:
     @staticmethod
     def _drain_set(zone: Zone, pcp: PerCpuPages, nr_pages: int, first: int) -> int:
         """Return the coldest pages of a set to the zone, from list `first` on; returns how many."""
-        taken = pcp.take_coldest(nr_pages, first)
-        if taken:
-            zone.free_pcppages_bulk(taken)
+        try:
+            taken = pcp.take_coldest(nr_pages, first)
+            if taken:
+                zone.free_pcppages_bulk(taken)
+        except BaseException as error:
+            zone.lock.tear(error)  # what was taken and did not arrive is on no list
+            raise
         return sum(1 << order for _, order, _ in taken)
 
     # -- looking ---------------------------------------------------------------------------------------

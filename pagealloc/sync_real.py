@@ -10,6 +10,7 @@ lock already spins, and the plain `threading.Lock` is quicker.
 
 from __future__ import annotations
 
+import _thread
 import inspect
 import os
 import random
@@ -20,6 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from pagealloc.fork import belongs_to_this_process
 from pagealloc.sync import Local, Lock
 
 T = TypeVar("T")
@@ -42,40 +44,105 @@ def gil_enabled() -> bool:
 
 
 class SpinLock:
-    """A `threading.Lock` taken by trying and yielding; it parks only when the holder stays away.
+    """A lock taken by trying and yielding; it parks only when the holder stays away.
 
-    `try_once` is the inner lock's own `acquire`: `try_once(False)` tries without the cost of a Python call.
+    `try_once` is the inner lock's own `acquire`: `try_once(False)` tries without the cost of a Python call, and
+    lets the owner in once more. Who comes back into his own operation must look where he is (`zone_lock`); the
+    interpreter's own lock that knows its owner costs no more than the one that does not.
     """
 
-    __slots__ = ("locked", "release", "try_once")
+    __slots__ = ("__weakref__", "_lock", "owned", "release", "try_once")
+
+    may_wait = False  # of `try_once`: it would park
 
     def __init__(self) -> None:
-        lock = threading.Lock()
+        self._lock = lock = threading.RLock()
         self.try_once = lock.acquire
         self.release = lock.release
-        self.locked = lock.locked
+        # What threading.Condition asks of its lock, too.
+        self.owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
+        belongs_to_this_process(self)
 
     def acquire(self, blocking: bool = True, /) -> bool:
+        if self.owned():
+            if blocking:
+                raise RuntimeError("the calling thread holds this lock already")
+            return False
         acquire = self.try_once
         if acquire(False):
             return True
-        if not blocking:
-            return False
+        return self._wait() if blocking else False
+
+    def _wait(self) -> bool:
+        acquire = self.try_once
         for _ in range(YIELDS_BEFORE_PARKING):
             _sched_yield()
             if acquire(False):
                 return True
         return acquire()
 
+    def locked(self) -> bool:
+        if self.owned():
+            return True
+        if self.try_once(False):
+            self.release()
+            return False
+        return True
+
+    def part(self) -> None:
+        """Be free in the child of a fork, whoever held it."""
+        self._lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - what threading does for its own
+
+
+class ParkingLock(SpinLock):
+    """The same where the interpreter's own lock spins before it parks."""
+
+    __slots__ = ()
+
+    may_wait = True
+
+    def _wait(self) -> bool:
+        return self.try_once()
+
+
+class RealMutex(_thread.RLock):  # type: ignore[misc]  # final by typeshed, not by CPython
+    """A lock that lets its owner in again. As a context manager it is the interpreter's own, in one step each way."""
+
+    def __init__(self) -> None:
+        belongs_to_this_process(self)
+
+    def acquire(self, blocking: bool = True, /) -> bool:  # type: ignore[override]
+        return (blocking or not self.owned()) and super().acquire(blocking)
+
+    def owned(self) -> bool:
+        return bool(self._is_owned())  # type: ignore[attr-defined]
+
+    def locked(self) -> bool:
+        if self.owned():
+            return True
+        if super().acquire(False):
+            self.release()
+            return False
+        return True
+
+    def part(self) -> None:
+        """Be free in the child of a fork, whoever held it."""
+        self._at_fork_reinit()  # type: ignore[attr-defined]
+
 
 class RealAtomic:
-    """`atomic_t`: Python has no atomic exchange, so a private lock makes each operation one step."""
+    """`atomic_t`: Python has no atomic exchange, so a private lock makes each operation one step.
+
+    A finalizer or a signal handler may come back into an operation of its own thread, but only at a call or at
+    the end of a loop, where CPython looks for them: between the first look at the value and the last store
+    there is neither.
+    """
 
     __slots__ = ("_lock", "_value")
 
     def __init__(self, value: int) -> None:
         self._value = value
-        self._lock = threading.Lock()
+        self._lock = RealMutex()
 
     def load(self) -> int:
         with self._lock:  # without a GIL a bare read is not ordered after what this thread wrote before
@@ -111,6 +178,18 @@ class GilAtomic(RealAtomic):
 
     def load(self) -> int:
         return self._value
+
+
+class RealCondition(threading.Condition):
+    """A condition variable whose lock lets its owner in again."""
+
+    def __init__(self) -> None:
+        super().__init__(threading.RLock())
+        belongs_to_this_process(self)
+
+    def part(self) -> None:
+        """Be free in the child of a fork, where nobody waits."""
+        self._at_fork_reinit()  # type: ignore[attr-defined]
 
 
 class RealThread:
@@ -157,11 +236,26 @@ class _Retirement(Generic[T]):
 
 
 class RealLocal(threading.local, Generic[T]):
-    """`threading.local` runs this constructor anew in every thread that looks."""
+    """`threading.local` runs this constructor anew in every thread that looks.
+
+    A finalizer that runs in the middle of it looks too, and finds no value: it makes one, which is the thread's.
+    """
+
+    value: T
 
     def __init__(self, make: Callable[[], T], retire: Callable[[T], None]) -> None:
-        self.value: T = make()
-        self._retirement = _Retirement(self.value, retire)
+        self._make, self._retire = make, retire
+        made = make()
+        if self.__dict__.setdefault("value", made) is made:
+            self._retirement = _Retirement(made, retire)
+        else:
+            retire(made)
+
+    def __getattr__(self, name: str) -> T:
+        if name != "value":
+            raise AttributeError(name)
+        RealLocal.__init__(self, self._make, self._retire)
+        return self.value
 
 
 class RealRng:
@@ -183,15 +277,15 @@ class RealSync:
 
     def spinlock(self, name: str) -> Lock:
         del name  # a real lock has nowhere to keep it
-        return SpinLock() if gil_enabled() else threading.Lock()
+        return SpinLock() if gil_enabled() else ParkingLock()
 
-    def mutex(self, name: str) -> Lock:
+    def mutex(self, name: str) -> RealMutex:
         del name
-        return threading.Lock()
+        return RealMutex()
 
     def condition(self, name: str) -> threading.Condition:
         del name
-        return threading.Condition(threading.Lock())
+        return RealCondition()
 
     def event(self, name: str) -> threading.Event:
         del name

@@ -19,9 +19,11 @@ counted and dropped until the buffer was emptied: nothing behind a gap is told a
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol
 
 from pagealloc.sync import Lock, Sync
+from pagealloc.zone_lock import DOOR
 
 RECORDS_MAX = 1 << 17  # in one thread's buffer: some 25 MB when it is full
 ROOM_INTERVAL_S = 0.002
@@ -226,7 +228,7 @@ class StatLock:
             return False
         begin_ns = self._clock_ns()
         if self._thread_trace is not None:
-            self._thread_trace("lock_contended", self.number, self._frame(1).f_code.co_name)
+            self._thread_trace("lock_contended", self.number, self._site())
         self._inner.acquire()
         self._since_ns = now_ns = self._clock_ns()
         self._waited_ns = now_ns - begin_ns
@@ -239,8 +241,21 @@ class StatLock:
         held_ns = self._clock_ns() - self._since_ns
         self.hold_ns += held_ns
         if self._zone_trace is not None:
-            self._zone_trace("lock_release", self._waited_ns, held_ns, self._frame(1).f_code.co_name)
+            self._zone_trace("lock_release", self._waited_ns, held_ns, self._site())
         self._inner.release()
+
+    def _site(self) -> str:
+        """Return the name of the function that acquires or releases the zone's lock, itself or by its door."""
+        frame: FrameType | None = self._frame(2)
+        while frame is not None and frame.f_code.co_filename == DOOR:
+            frame = frame.f_back
+        return frame.f_code.co_name if frame is not None else ""
 
     def locked(self) -> bool:
         return self._inner.locked()
+
+    def owned(self) -> bool:
+        return self._inner.owned()
+
+    def part(self) -> None:
+        """Do nothing: the lock that does the work is told itself that the process forked."""

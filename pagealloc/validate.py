@@ -51,9 +51,11 @@ def validate(zone: Zone) -> Census:
     Finds: a frame that belongs to no block or to two, a block that is not aligned, Reported on anything but
     the head of a listed free block, a list that is broken or longer than its count, a free count that is
     not what the lists hold, a list of another type than its blocks' pageblocks where the kernel keeps them
-    together, and free buddies below pageblock order that did not merge.
+    together, free buddies below pageblock order that did not merge, and that the zone is shut (`zone_lock`).
     """
     census = Census()
+    if zone.lock.refusal is not None:
+        census.problem(str(zone.lock.refused()))
     heads = _walk_blocks(zone, census)
     _walk_lists(zone, census, heads)
     return census

@@ -7,7 +7,8 @@ frame numbers; below this floor pages are indices (see `free_area`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Self
 
 from pagealloc.errors import (
@@ -20,14 +21,14 @@ from pagealloc.errors import (
     PageOnPageSet,
     UnalignedPfn,
     WrongOrder,
+    ZoneBusy,
 )
+from pagealloc.marks import Marks
 from pagealloc.mmzone import (
     ALLOC_HIGHATOMIC,
     ALLOC_HIGHATOMIC_LISTS,
-    ALLOC_MIN_RESERVE,
     ALLOC_NON_BLOCK,
     ALLOC_OOM,
-    ALLOC_RESERVES,
     FPI_SKIP_REPORT_NOTIFY,
     FPI_TO_TAIL,
     MIGRATE_HIGHATOMIC,
@@ -35,12 +36,9 @@ from pagealloc.mmzone import (
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
     MIGRATE_TYPES,
-    WMARK_HIGH,
-    WMARK_LOW,
     WMARK_MIN,
     Layout,
 )
-from pagealloc.mobility import Mobility
 from pagealloc.page_flags import (
     ALLOCATED,
     BUDDY,
@@ -56,18 +54,16 @@ from pagealloc.page_flags import (
 from pagealloc.ram import Ram
 from pagealloc.revision import Revision
 from pagealloc.sync import Lock, Sync
+from pagealloc.zone_lock import ZoneLock
 
 
-class Zone(Mobility):
+class Zone(Marks):
     """Pages `start_pfn` .. `end_pfn` - 1 of one kind of memory.
 
     Built empty: `memblock_free_all` puts the pages on the lists, once.
     """
 
     __slots__ = (
-        "_acquire",
-        "_may_wait",
-        "_release",
         "below_high",
         "lock",
         "name",
@@ -110,12 +106,7 @@ class Zone(Mobility):
 
     def use_lock(self, lock: Lock) -> None:
         """Make this the zone lock, before anybody uses the zone."""
-        # The hot paths go by bound methods, and take a lock that spins by its inner one first:
-        #     self._acquire(self._may_wait) or self.lock.acquire()
-        self.lock = lock
-        self._release = lock.release
-        self._may_wait = not hasattr(lock, "try_once")
-        self._acquire: Callable[[bool], bool] = getattr(lock, "try_once", lock.acquire)
+        self.lock = ZoneLock(lock, self.name)
 
     @property
     def label(self) -> str:
@@ -131,114 +122,75 @@ class Zone(Mobility):
         """Free every page of the zone in the largest aligned pieces, rising. Takes the zone lock."""
         fpi_flags = FPI_TO_TAIL if self.revision.boot_to_tail else 0
         top_order = self.layout.top_order
-        self.lock.acquire()
-        try:
+        with self.lock:
             pfn = self.start_pfn
             while pfn < self.end_pfn:
                 alignment = (pfn & -pfn).bit_length() - 1 if pfn else top_order
                 order = min(top_order, alignment, (self.end_pfn - pfn).bit_length() - 1)
                 self.split_large_buddy(pfn - self.base_pfn, order, fpi_flags)
                 pfn += 1 << order
-        finally:
-            self.lock.release()
-
-    # -- watermarks ----------------------------------------------------------------------------------
-
-    def wmark_pages(self, mark: int) -> int:
-        """Return a watermark in pages, the boost included."""
-        return self.watermark[mark] + self.watermark_boost
-
-    def min_wmark_pages(self) -> int:
-        return self.watermark[WMARK_MIN] + self.watermark_boost
-
-    def low_wmark_pages(self) -> int:
-        return self.watermark[WMARK_LOW] + self.watermark_boost
-
-    def high_wmark_pages(self) -> int:
-        return self.watermark[WMARK_HIGH] + self.watermark_boost
-
-    def zone_watermark_ok(self, order: int, mark: int, reserve: int = 0, alloc_flags: int = 0) -> bool:
-        """Whether taking 2**order pages leaves more than `mark` + `reserve` pages and a block to take.
-
-        `reserve` is the zone's lowmem reserve against the request, in pages. Equality fails. With reserve
-        flags part of the mark may be used; without them the high-atomic reserve counts as taken.
-        """
-        free_pages = self.nr_free_pages - ((1 << order) - 1)
-        if alloc_flags & ALLOC_RESERVES:
-            if alloc_flags & ALLOC_MIN_RESERVE:
-                mark -= mark // 2
-                if alloc_flags & ALLOC_NON_BLOCK:
-                    mark -= mark // 4
-            if alloc_flags & ALLOC_OOM:
-                mark -= mark // 2
-        else:
-            free_pages -= self.withheld_highatomic()
-        if free_pages <= mark + reserve:
-            return False
-        return order == 0 or self._has_block(order, alloc_flags)
-
-    def _has_block(self, order: int, alloc_flags: int) -> bool:
-        next_ = self._next
-        for current_order in range(order, self.nr_orders):
-            if not self.nr_free[current_order]:
-                continue
-            at = current_order * MIGRATE_TYPES
-            for anchor in self._anchors[at : at + MIGRATE_PCPTYPES]:
-                if next_[anchor] != anchor:
-                    return True
-            if alloc_flags & (ALLOC_HIGHATOMIC | ALLOC_OOM) and not self.free_list_empty(
-                current_order, MIGRATE_HIGHATOMIC
-            ):
-                return True
-        return False
 
     # -- allocating and freeing ----------------------------------------------------------------------
 
     def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
         """Allocate a block past the page sets; returns its pfn, or -1. Takes the zone lock."""
-        self._acquire(self._may_wait) or self.lock.acquire()
+        lock = self.lock
+        entered, pfn = False, -1
         try:
+            lock.take(lock.may_wait) or lock.raw.acquire()
+            if lock.inside:
+                lock.turn_away()
+                return -1
+            entered = lock.inside = True
             own = MIGRATE_HIGHATOMIC if alloc_flags & ALLOC_HIGHATOMIC else migratetype
             index = self.rmqueue_smallest(order, own)
             if index < 0:
                 index = self.rmqueue(order, migratetype, alloc_flags)
                 if index < 0 and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
                     index = self.rmqueue_smallest(order, MIGRATE_HIGHATOMIC)
-                if index < 0:
-                    return -1
-            self.nr_free_pages -= 1 << order
-            self.state[index] = ALLOCATED | order
-            if alloc_flags & ALLOC_HIGHATOMIC_LISTS:
-                self.after_highatomic(index, order, alloc_flags)
-            return self.base_pfn + index
-        finally:
-            self._release()
+            if index >= 0:
+                self.nr_free_pages -= 1 << order
+                self.state[index] = ALLOCATED | order
+                if alloc_flags & ALLOC_HIGHATOMIC_LISTS:
+                    self.after_highatomic(index, order, alloc_flags)
+                pfn = self.base_pfn + index
+            if lock.left:
+                self._free_left()
+            lock.inside = False
+            lock.give()
+        except BaseException as error:
+            lock.abandon(error, entered=entered)
+            if pfn >= 0 and lock.refusal is None:
+                self.free_pages_ok(pfn, order)  # nobody was told of it
+            raise
+        return pfn
 
     def reserve_highatomic(self, pfn: int, order: int) -> None:
         """Keep the pageblocks of a fresh high-atomic allocation for the next one. Takes the zone lock."""
-        self.lock.acquire()
-        try:
+        with suppress(ZoneBusy), self.lock:
             self.reserve_highatomic_pageblock(pfn - self.base_pfn, order)
-        finally:
-            self.lock.release()
 
     def unreserve_highatomic(self, migratetype: int, *, force: bool = True) -> bool:
         """Give one reserved pageblock back; False if none has free pages. Takes the zone lock.
 
         Without `force` the last reserved pageblock stays one.
         """
-        self.lock.acquire()
-        try:
+        with suppress(ZoneBusy), self.lock:
             return self.unreserve_highatomic_pageblock(migratetype, force=force)
-        finally:
-            self.lock.release()
+        return False
 
     def rmqueue_bulk(self, order: int, migratetype: int, count: int, alloc_flags: int) -> list[int]:
         """Take up to `count` blocks for a page set under one hold; returns their pfns. Takes the zone lock."""
         taken: list[int] = []
         stealing = False
-        self.lock.acquire()
+        lock = self.lock
+        entered = False
         try:
+            lock.take(lock.may_wait) or lock.raw.acquire()
+            if lock.inside:
+                lock.turn_away()
+                return taken
+            entered = lock.inside = True
             for _ in range(count):
                 index = -1 if stealing else self.rmqueue_smallest(order, migratetype)
                 if index < 0:
@@ -248,8 +200,10 @@ class Zone(Mobility):
                 self.nr_free_pages -= 1 << order
                 self.state[index] = ON_PAGE_SET | order
                 taken.append(self.base_pfn + index)
-        finally:
-            self.lock.release()
+            lock.release()
+        except BaseException as error:
+            lock.abandon(error, entered=entered)
+            raise
         return taken
 
     def free_pages_ok(self, pfn: int, order: int, fpi_flags: int = 0) -> None:
@@ -262,27 +216,43 @@ class Zone(Mobility):
             self._free_in_pieces(pfn, order, fpi_flags)
             return
         index = pfn - self.base_pfn
-        self._acquire(self._may_wait) or self.lock.acquire()
+        lock = self.lock
+        entered = False
         try:
+            lock.take(lock.may_wait) or lock.raw.acquire()
             if self.state[index] & OWNED_MASK != ALLOCATED | order:
                 self.check_range(pfn, order)
                 raise self.bad_free(pfn, order)
+            if lock.inside:
+                lock.turn_away()
+                self.state[index] = ON_PAGE_SET | order
+                lock.left.append((pfn, order))
+                return
+            entered = lock.inside = True
             self.state[index] = TAIL  # scrubs Uptodate, which would read as Reported once the page is Buddy
             self.free_one_page(index, order, self.pageblock_types[index >> self.pageblock_order], fpi_flags)
-        finally:
-            self._release()
+            if lock.left:
+                self._free_left()
+            lock.inside = False
+            lock.give()
+        except BaseException as error:
+            lock.abandon(error, entered=entered)
+            raise
 
     def _free_in_pieces(self, pfn: int, order: int, fpi_flags: int) -> None:
         """Free an allocated block that is larger than what is freed in one piece. Takes the zone lock."""
         index = pfn - self.base_pfn
-        self.lock.acquire()
+        if self.state[index] & OWNED_MASK != ALLOCATED | order:
+            raise self.bad_free(pfn, order)
         try:
-            if self.state[index] & OWNED_MASK != ALLOCATED | order:
-                raise self.bad_free(pfn, order)
-            self.state[index] = TAIL
-            self.split_large_buddy(index, order, fpi_flags)
-        finally:
-            self.lock.release()
+            with self.lock:
+                if self.state[index] & OWNED_MASK != ALLOCATED | order:
+                    raise self.bad_free(pfn, order)
+                self.state[index] = TAIL
+                self.split_large_buddy(index, order, fpi_flags)
+        except ZoneBusy:
+            self.state[index] = ON_PAGE_SET | order
+            self.lock.left.append((pfn, order))
 
     def free_pcppages_bulk(self, blocks: Sequence[tuple[int, int, int]]) -> None:
         """Return blocks from a page set to the lists under one hold. Takes the zone lock.
@@ -293,26 +263,60 @@ class Zone(Mobility):
         same time.
         """
         corrupt: BadPage | None = None
-        trace = self.trace
-        self.lock.acquire()
+        lock = self.lock
+        entered = False
         try:
-            remembers = self.revision.pcp_remembers_type and not self.nr_isolate_pageblock
-            for pfn, order, freed_as in blocks:
-                index = pfn - self.base_pfn
-                if self.state[index] != ON_PAGE_SET | order:
-                    corrupt = CorruptPageSet(pfn, order, self.describe_page(pfn), "free on a page set")
-                    continue
-                self.state[index] = TAIL
-                migratetype = self.get_pageblock_migratetype(index)
-                if remembers and freed_as >= 0 and migratetype < MIGRATE_PCPTYPES:
-                    migratetype = freed_as  # a reserved pageblock's pages rest with the movable ones
-                self.free_one_page(index, order, migratetype, 0)
-                if trace is not None:
-                    trace("mm_page_pcpu_drain", pfn, order, migratetype)
-        finally:
-            self.lock.release()
+            lock.take(lock.may_wait) or lock.raw.acquire()
+            if lock.inside:
+                lock.turn_away()
+                lock.left.extend((pfn, order) for pfn, order, _ in blocks)
+                return
+            entered = lock.inside = True
+            corrupt = self._free_resting(blocks)
+            lock.release()
+        except BaseException as error:
+            lock.abandon(error, entered=entered)
+            raise
         if corrupt is not None:
             raise corrupt
+
+    def _free_resting(self, blocks: Sequence[tuple[int, int, int]]) -> BadPage | None:
+        corrupt: BadPage | None = None
+        trace = self.trace
+        remembers = self.revision.pcp_remembers_type and not self.nr_isolate_pageblock
+        for pfn, order, freed_as in blocks:
+            index = pfn - self.base_pfn
+            if self.state[index] != ON_PAGE_SET | order:
+                corrupt = CorruptPageSet(pfn, order, self.describe_page(pfn), "free on a page set")
+                continue
+            self.state[index] = TAIL
+            migratetype = self.get_pageblock_migratetype(index)
+            if remembers and freed_as >= 0 and migratetype < MIGRATE_PCPTYPES:
+                migratetype = freed_as  # a reserved pageblock's pages rest with the movable ones
+            self.free_one_page(index, order, migratetype, 0)
+            if trace is not None:
+                trace("mm_page_pcpu_drain", pfn, order, migratetype)
+        return corrupt
+
+    def free_left(self) -> None:
+        """Free the blocks that finalizers and signal handlers left, see `zone_lock`. Takes the zone lock."""
+        if self.lock.left:
+            with suppress(ZoneBusy), self.lock:
+                self._free_left()
+
+    def _free_left(self) -> None:
+        left = self.lock.left
+        while left:
+            pfn, order = left.popleft()
+            if order <= self.whole_order:
+                self._free_resting([(pfn, order, -1)])
+            else:
+                self.state[pfn - self.base_pfn] = TAIL
+                self.split_large_buddy(pfn - self.base_pfn, order, 0)
+
+    def nr_left_pages(self) -> int:
+        """Return the pages of blocks that wait for `free_left` or the next operation, at about this moment."""
+        return sum(1 << order for _, order in self.lock.left.copy())
 
     # -- what the caller may name ----------------------------------------------------------------------
 
@@ -357,14 +361,11 @@ class Zone(Mobility):
         """Mark an allocated block as being on an LRU list until it is freed. Takes the zone lock."""
         self.check_range(pfn, 0)
         index = pfn - self.base_pfn
-        self.lock.acquire()
-        try:
+        with self.lock:
             state = self.state[index]
             if state & KIND_MASK not in (ALLOCATED, LRU):
                 raise NotAllocated(pfn, 0, self.describe_page(pfn), "the head of an allocated block")
             self.state[index] = state & ~KIND_MASK | LRU
-        finally:
-            self.lock.release()
 
     def claim_range(self, pfn: int, order: int) -> None:
         """Make one allocated block of a range that is allocated already. Takes the zone lock.
@@ -375,8 +376,7 @@ class Zone(Mobility):
         """
         self.check_range(pfn, order)
         index = pfn - self.base_pfn
-        self.lock.acquire()
-        try:
+        with self.lock:
             heads = self._allocated_heads(index, order)
             if heads is None:
                 raise self.bad_free(pfn, order)
@@ -396,8 +396,6 @@ class Zone(Mobility):
             trace = self.trace
             if trace is not None:
                 trace("split_page", pfn, order)
-        finally:
-            self.lock.release()
 
     def _allocated_heads(self, index: int, order: int) -> list[tuple[int, int]] | None:
         """List (head, order) of the allocated blocks that cover a range; None if they do not."""
@@ -506,11 +504,8 @@ class Zone(Mobility):
 
     def isolate_pageblock(self, pfn: int) -> bool:
         """Withhold the pageblock that begins at `pfn`; False if it is already. Takes the zone lock."""
-        self.lock.acquire()
-        try:
+        with self.lock:
             return self.set_migratetype_isolate(pfn - self.base_pfn)
-        finally:
-            self.lock.release()
 
     def unisolate_pageblock(self, pfn: int, migratetype: int) -> bool:
         """Give a withheld pageblock back as `migratetype`; False if it was not withheld. Takes the zone lock.
@@ -519,8 +514,7 @@ class Zone(Mobility):
         now (`unset_migratetype_isolate`).
         """
         index = pfn - self.base_pfn
-        self.lock.acquire()
-        try:
+        with self.lock:
             if self.get_pageblock_migratetype(index) != MIGRATE_ISOLATE:
                 return False
             trace = self.trace
@@ -536,8 +530,6 @@ class Zone(Mobility):
                 self.move_freepages_block_isolate(index, migratetype)
             self.nr_isolate_pageblock -= 1
             return True
-        finally:
-            self.lock.release()
 
     def set_block_type(self, pfn: int, migratetype: int, *, move: bool) -> int:
         """Retag the pageblock that holds `pfn`, and move its free pages along; returns the pages moved.
@@ -545,44 +537,32 @@ class Zone(Mobility):
         Takes the zone lock.
         """
         index = pfn - self.base_pfn
-        self.lock.acquire()
-        try:
+        with self.lock:
             if move:
                 return max(0, self.move_freepages_block_isolate(index, migratetype))
             self.set_pageblock_migratetype(index, migratetype)
             return 0
-        finally:
-            self.lock.release()
 
     def set_watermarks(self, min_pages: int, low_pages: int, high_pages: int) -> None:
         """Set the three marks, in pages, without the boost. Takes the zone lock."""
-        self.lock.acquire()
-        try:
+        with self.lock:
             self.watermark = [min_pages, low_pages, high_pages]
             self.marks_changed()
             trace = self.trace
             if trace is not None:
                 trace("set_watermarks", min_pages, low_pages, high_pages)
-        finally:
-            self.lock.release()
 
     def set_watermark_boost(self, pages: int) -> None:
         """Raise all marks by so many pages, or take the boost back with 0. Takes the zone lock."""
-        self.lock.acquire()
-        try:
+        with self.lock:
             self.watermark_boost = pages
             self.marks_changed()
-        finally:
-            self.lock.release()
 
     def set_lowmem_reserve(self, reserve: Sequence[int]) -> None:
         """Withhold `reserve[k]` pages from requests that may use zones up to `ZONE_NAMES[k]`. Takes the zone lock."""
-        self.lock.acquire()
-        try:
+        with self.lock:
             self.lowmem_reserve = list(reserve)
             self.marks_changed()
-        finally:
-            self.lock.release()
 
     # -- looking ---------------------------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ class Holds:
     def __init__(self, zone: Zone) -> None:
         self.us: list[float] = []
         self.on = False
-        zone.use_lock(StatLock(zone.lock, SYNC, zone.number, self._hear, None))
+        zone.use_lock(StatLock(zone.lock.raw, SYNC, zone.number, self._hear, None))
 
     def _hear(self, event: str, /, *fields: object) -> None:
         held_ns = fields[1]

@@ -130,7 +130,7 @@ def contended_share(effort: Effort, *, page_sets: bool) -> float:
     """Return which share of zone lock acquisitions finds the lock held, in a window of its own."""
     memory = one_zone(page_sets=page_sets)
     (zone,) = memory.zones
-    lock = StatLock(zone.lock, SYNC, zone.number, None, None)
+    lock = StatLock(zone.lock.raw, SYNC, zone.number, None, None)
     zone.use_lock(lock)
     several_threads(on_one_zone(memory, MANY_THREADS), effort.threads_s, effort.warm_up_s)
     return lock.contended / max(1, lock.acquisitions)

@@ -83,6 +83,14 @@ class ControlledLock(Subject):
     def locked(self) -> bool:
         return self.owner is not None
 
+    def owned(self) -> bool:
+        return self.owner is self.world.current and not self.world.aborting
+
+    __enter__ = acquire
+
+    def __exit__(self, exc_type: object, exc: object, tb: object, /) -> None:
+        self.release()
+
 
 class ControlledCondition(ControlledLock):
     """A condition variable, and its lock."""
@@ -92,11 +100,6 @@ class ControlledCondition(ControlledLock):
     def __init__(self, world: World, name: str, lockdep: Lockdep | None) -> None:
         super().__init__(world, f"lock of {name}", lockdep)
         self._changed = Subject(name)
-
-    __enter__ = ControlledLock.acquire
-
-    def __exit__(self, exc_type: object, exc: object, tb: object, /) -> None:
-        self.release()
 
     def wait(self, timeout_s: float | None = None, /) -> bool:
         world = self.world

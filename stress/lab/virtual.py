@@ -79,6 +79,9 @@ class NoLock:
     def locked(self) -> bool:
         return False
 
+    def owned(self) -> bool:
+        return False
+
     def __enter__(self) -> None:
         pass
 

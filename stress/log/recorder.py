@@ -94,7 +94,7 @@ class Recorder:
             trace = self._tracer.zone_trace(zone.number)
             begin_zone(zone, trace)
             zone.trace = trace
-            zone.use_lock(StatLock(zone.lock, self._sync, zone.number, trace, self.trace))
+            zone.use_lock(StatLock(zone.lock.raw, self._sync, zone.number, trace, self.trace))
         memory.trace = self._tracer.waiting_trace()  # no lock is held there: a thread may be slowed down
         reporting.trace = self.trace
 

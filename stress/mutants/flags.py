@@ -184,9 +184,9 @@ FLAGS = {
                 + uptodate = self.state[index] & UPTODATE
                   self.state[index] = TAIL  # scrubs Uptodate, which would read as Reported once the page is Buddy
 
-                +     if uptodate and self.state[index] & KIND_MASK == BUDDY:
-                +         self.set_page_reported(index)
-                  finally:
+                + if uptodate and self.state[index] & KIND_MASK == BUDDY:
+                +     self.set_page_reported(index)
+                  if lock.left:
                 """,
             ),
         ),

@@ -230,7 +230,7 @@ LIFE = {
         (
             edited(
                 Zone,
-                "free_pcppages_bulk",
+                "_free_resting",
                 """
                 - self.free_one_page(index, order, migratetype, 0)
                 + self.free_one_page(index, order, migratetype, FPI_SKIP_REPORT_NOTIFY)

@@ -225,12 +225,11 @@ RACES = {
                 Zone,
                 "rmqueue_buddy",
                 """
-                  if index < 0:
-                -     return -1
+                + if index < 0:
                 +     index = self.state.find(IN_FLIGHT | order)
-                +     if index < 0:
-                +         return -1
-                +     self.nr_free_pages += 1 << order
+                +     self.nr_free_pages += (1 << order) if index >= 0 else 0
+                  if index >= 0:
+                      self.nr_free_pages -= 1 << order
                 """,
             ),
         ),

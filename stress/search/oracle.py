@@ -87,7 +87,7 @@ class Oracle:
             zone.trace = self._zone_trace(zone)
             zone.tell_of_wrongs(self.fail)
             self._zones.append(zone)
-            lock = cast("ControlledLock", zone.lock)
+            lock = cast("ControlledLock", zone.lock.raw)
             lock.on_release = self._on_release(zone)
         memory.trace = reporting.trace = self.thread_trace
 
@@ -96,7 +96,7 @@ class Oracle:
         for zone in self._zones:
             del zone.trace, zone.page_reporting_notify
             zone.tell_of_wrongs(None)
-            cast("ControlledLock", zone.lock).on_release = None
+            cast("ControlledLock", zone.lock.raw).on_release = None
         if self._queue_lock is not None:
             self._queue_lock.on_release = None
 
@@ -135,7 +135,7 @@ class Oracle:
 
     def _zone_trace(self, zone: Zone) -> Trace:
         world, after, number = self.world, self._after, zone.number
-        lock = cast("ControlledLock", zone.lock)
+        lock = cast("ControlledLock", zone.lock.raw)
 
         def trace(event: str, /, *fields: Any) -> None:
             if world.aborting:

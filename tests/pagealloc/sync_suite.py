@@ -191,14 +191,16 @@ def a_lock_admits_one_thread_at_a_time(sync: Sync) -> None:
 
 
 @check
-def a_lock_may_be_given_back_by_another_thread(sync: Sync) -> None:
+def a_lock_knows_whether_the_calling_thread_has_it(sync: Sync) -> None:
     for lock in both_locks(sync):
+        elsewhere: list[bool] = []
+        assert not lock.owned()
         lock.acquire()
-        run_crew(sync, lock.release)
-        assert not lock.locked()
-        run_crew(sync, partial(lock.acquire, True))  # type: ignore[arg-type]  # nobody looks at the result
-        assert lock.locked()
+        assert lock.owned()
+        run_crew(sync, lambda lock=lock, elsewhere=elsewhere: elsewhere.append(lock.owned()))  # type: ignore[misc]
+        assert elsewhere == [False]
         lock.release()
+        assert not lock.owned()
 
 
 @check

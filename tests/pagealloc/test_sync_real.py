@@ -55,6 +55,15 @@ class NoLock:
     def locked(self) -> bool:
         return bool(self._held)
 
+    def owned(self) -> bool:
+        return bool(self._held)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
 
 class TornAtomic(sync_real.RealAtomic):
     """An atomic whose operations are two steps, with room for others between them."""
@@ -85,7 +94,7 @@ class BrokenSync(RealSync):
     def spinlock(self, name: str) -> NoLock:
         return NoLock()
 
-    def mutex(self, name: str) -> NoLock:
+    def mutex(self, name: str) -> NoLock:  # type: ignore[override]
         return NoLock()
 
     def atomic(self, name: str, value: int) -> sync_real.RealAtomic:

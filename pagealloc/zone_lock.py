@@ -1,0 +1,183 @@
+"""The lock of a zone, and who may be inside: the owner that comes back, an exception from outside, a child.
+
+Three things happen to a thread of Python inside a zone that never happen to a CPU under `zone->lock`.
+
+*A finalizer or a signal handler runs in it*, and frees a block. It would wait for itself. So the lock knows
+its owner, and `inside` tells whether the owner is in the middle of an operation: a free from there is left
+on the list `left`, which whoever is inside clears on the way out, and an allocation finds nothing. That is
+the rule of `free_pages_nolock` (v6.15), which tries the lock and else leaves the page for the next holder.
+
+*An exception from outside arrives*: KeyboardInterrupt, MemoryError, what one thread throws into another. It
+may come between any two bytecodes, and so between two stores of a list operation. The lock is given back on
+every way out, and what may be torn stays shut: from then on every operation raises TornZone.
+
+*The process forks*: the child has the lock as some thread of the parent left it. It is shut there, too.
+
+The hot paths of `zone` have `acquire` and `release` written out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from pagealloc.errors import AnotherProcess, PageAllocError, TornZone, ZoneBusy
+from pagealloc.fork import belongs_to_this_process
+from pagealloc.sync import Lock
+
+# What operations raise themselves, before they change anything, and what Python says of arguments that are no numbers.
+MISUSE = (PageAllocError, TypeError)
+
+HOME = __name__.partition(".")[0]
+DOOR = __file__  # how frames of the door itself are known
+
+
+class ZoneLock:
+    """A spinlock with a door. As a context manager it is a whole operation: entered, and left or shut."""
+
+    __slots__ = (
+        "__weakref__",
+        "give",
+        "inside",
+        "left",
+        "may_wait",
+        "name",
+        "owned",
+        "raw",
+        "refusal",
+        "take",
+        "torn_in",
+    )
+
+    def __init__(self, raw: Lock, zone_name: str) -> None:
+        self.raw = raw
+        self.name = zone_name
+        # The hot paths go by bound methods. A lock that spins is tried by its inner one first, which lets its owner
+        # in again:  lock.take(lock.may_wait) or raw.acquire()
+        self.take: Callable[[bool], bool] = getattr(raw, "try_once", raw.acquire)
+        self.may_wait = getattr(raw, "may_wait", True)
+        self.give = raw.release
+        self.owned = raw.owned
+        self.inside = False  # an operation is under way, or was torn; read and written under the lock
+        self.left: deque[tuple[int, int]] = deque()  # (pfn, order) of blocks that wait for the next to leave
+        # What came in, or AnotherProcess: nobody enters any more.
+        self.refusal: type[BaseException] | None = None
+        self.torn_in = ""  # function that it came into
+        if hasattr(raw, "part"):
+            belongs_to_this_process(self)
+
+    # -- a whole operation -----------------------------------------------------------------------------
+
+    def acquire(self, blocking: bool = True, /) -> bool:
+        """Enter the zone. Raises ZoneBusy to the thread that is inside already, TornZone and AnotherProcess."""
+        entered = False
+        try:
+            if not (self.take(blocking and self.may_wait) or (blocking and self.raw.acquire())):
+                return False
+            if self.inside:
+                self.turn_away()
+                raise ZoneBusy(
+                    f"zone {self.name}: a finalizer or a signal handler came back into an operation of its own "
+                    "thread; expected nothing but frees and allocations from there"
+                )
+            entered = self.inside = True
+        except BaseException:
+            self.withdraw(entered=entered)
+            raise
+        return True
+
+    def release(self) -> None:
+        """Leave the zone as whole as it was entered."""
+        self.inside = False
+        self.give()
+
+    __enter__ = acquire
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object, /) -> None:
+        if error is None:
+            self.release()
+        else:
+            self.abandon(error, entered=True)
+
+    def locked(self) -> bool:
+        return self.raw.locked()
+
+    # -- ways out of an operation that did not go well ---------------------------------------------------
+
+    def turn_away(self) -> None:
+        """Give back a hold that found the zone entered: by the owner itself, unless this raises.
+
+        Raises TornZone or AnotherProcess when nobody is inside but the zone is shut.
+        """
+        self.give()
+        if self.refusal is not None or not self.owned():
+            raise self.refused()
+
+    def withdraw(self, *, entered: bool) -> None:
+        """Give back what a thread took that an exception met before it changed anything.
+
+        An exception may come right before or after the lock is taken or given, so whoever handles it cannot
+        know; the lock does. If the thread is inside further out, that hold is not this one's to give.
+        """
+        if entered:
+            self.inside = False
+        if not self.owned():
+            return
+        further_out = self.inside and self.refusal is None
+        while self.owned():
+            self.give()
+        if further_out:
+            self.raw.acquire()  # whoever came in between found somebody inside, and went
+
+    def abandon(self, error: BaseException, *, entered: bool) -> None:
+        """Leave an operation by an exception, and shut the zone if it may be torn."""
+        if not entered or isinstance(error, MISUSE):
+            self.withdraw(entered=entered)
+        elif self.owned():  # else it had left already
+            self.inside = True
+            self._note(error)
+            while self.owned():
+                self.give()
+
+    def tear(self, error: BaseException) -> None:
+        """Shut the zone after an exception that may have lost a block on its way to or from the zone."""
+        if isinstance(error, MISUSE) or self.refusal is not None:
+            return
+        self._note(error)
+        if not self.owned():
+            self.raw.acquire()
+            self.inside = True
+            self.give()
+
+    def _note(self, error: BaseException) -> None:
+        # There may be no memory left to say it with, so this makes no object.
+        traceback = error.__traceback__
+        while traceback is not None:
+            frame = traceback.tb_frame
+            if frame.f_globals["__name__"].startswith(HOME):
+                self.torn_in = frame.f_code.co_name
+            traceback = traceback.tb_next
+        self.refusal = type(error)
+
+    def part(self) -> None:
+        """Shut the zone in the child of a fork."""
+        self.refusal = AnotherProcess
+        self.inside = True
+
+    def check(self) -> None:
+        """Raise TornZone or AnotherProcess when the zone is shut, and let everybody else pass."""
+        if self.refusal is not None:
+            raise self.refused()
+
+    def refused(self) -> PageAllocError:
+        """Build what every operation on a shut zone raises."""
+        if self.refusal is AnotherProcess:
+            return AnotherProcess(
+                f"zone {self.name} is the parent process's, from which this one was forked; "
+                "expected a memory of the child's own"
+            )
+        what = "an exception" if self.refusal is None else self.refusal.__name__
+        return TornZone(
+            f"zone {self.name} may be torn: {what} came into {self.torn_in or 'an operation'} and left it half done, "
+            "so blocks may be lost; expected no more operations on this memory"
+        )
