@@ -115,8 +115,8 @@ COMMANDS = {
     ),
     "proc": Command(
         "stress.analysis.proc_command",
-        "buddyinfo, pagetypeinfo or zoneinfo at a time of a run",
-        ("proc mine buddyinfo --at 4.2", "proc mine zoneinfo --at 1e6"),
+        "buddyinfo, pagetypeinfo or zoneinfo at a time of a run, or its kmem trace as text",
+        ("proc mine buddyinfo --at 4.2", "proc mine zoneinfo --at 1e6", "proc mine ftrace"),
         "analysis",
     ),
     "serve-balloon": Command(

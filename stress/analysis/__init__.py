@@ -12,6 +12,7 @@
     report           both in one HTML page
     perfetto         the log as a trace for the Perfetto UI
     proc             `/proc` files at a chosen time
+    trace_text       the log as the text of the kernel's trace
     verify_command   `stress verify`
     analyze_command  `stress analyze`
     sql_command      `stress sql`

@@ -1,4 +1,4 @@
-"""The text of `trace_pipe`, `trace`, and of `trace-cmd report` and `perf script`, read line by line.
+"""The text of `trace_pipe`, `trace`, and of `trace-cmd report` and `perf script`, read line by line; and written.
 
     for event in read_ftrace(Path("trace.txt.gz")):
         if event.name == "mm_page_alloc":
@@ -19,6 +19,8 @@ from typing import NamedTuple, TextIO, cast
 from stress.errors import BadInput
 
 Value = int | str
+
+VMEMMAP_START, STRUCT_PAGE_BYTES = 0xFFFF_EA00_0000_0000, 64
 
 # TASK-PID (TGID) [CPU] FLAGS TIME: EVENT: FIELDS. The group and the flags are options of the tracer, and perf names the
 # event's system before it.
@@ -62,6 +64,17 @@ def read_ftrace(path: Path) -> Iterator[TraceEvent]:
             yield from parse_ftrace(file, str(path))
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
         raise BadTrace(f"{path}: {error}, expected trace text, packed or not") from error
+
+
+def format_event(task: str, pid: int, cpu: int, t_ns: int, name: str, text: str) -> str:
+    """Return an event as `trace_pipe` writes it, without its end of line. A task has no spaces in its name."""
+    seconds, microseconds = divmod(t_ns // 1000, 1_000_000)
+    return f"{task.replace(' ', '_'):>16}-{pid:<7} [{cpu:03}] ..... {seconds:5}.{microseconds:06}: {name}: {text}"
+
+
+def page_fields(pfn: int) -> str:
+    """Return the first fields of every kmem event: where the page's `struct page` would be on x86-64, and its pfn."""
+    return f"page={VMEMMAP_START + pfn * STRUCT_PAGE_BYTES:016x} pfn={pfn:#x}"
 
 
 def open_text(path: Path) -> TextIO:
