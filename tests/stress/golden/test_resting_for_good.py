@@ -1,4 +1,4 @@
-"""What a recorded 6.12 guest did: memory that is free, and never given back, for the sake of a few pages on a CPU's set.
+"""What a recorded 6.12 guest did: memory that is free and never given back, for a few pages on a CPU's set.
 
 The guest has one CPU and 1.5 GiB. A process maps 1100 MiB of single pages, gives back all but one in each 2 MiB, and
 exits some seconds later. Half a minute after that 13,296 pages rested on the set, 550 of them the process's last;

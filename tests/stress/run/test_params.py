@@ -83,7 +83,7 @@ def test_every_mutant_is_a_good_word(mutant: str) -> None:
         ("order", -1, "--order: -1, expected 0 .. 10"),
         ("capacity", 0, "--capacity: 0, expected 1 .. 65536"),
         ("capacity", 65537, "--capacity: 65537, expected 1 .. 65536"),
-        ("preset", "v9", "--preset: 'v9', expected one of 36e66c55, 02cf8719, v5.7, v6.1, seed"),
+        ("preset", "v9", "--preset: 'v9', expected one of 36e66c55, 02cf8719, v5.7, v6.1, v6.12, seed"),
         ("ram", "disk", "--ram: 'disk', expected anonymous or memfd"),
         ("fail_rate", 1.5, "--fail-rate: 1.5, expected a probability, 0 .. 1"),
         ("delay_rate", math.nan, "--delay-rate: nan, expected a probability, 0 .. 1"),
