@@ -12,7 +12,7 @@ from typing import Self
 
 from pagealloc.buddy import Buddy
 from pagealloc.mmzone import MIGRATE_ISOLATE, Layout
-from pagealloc.page_flags import BUDDY, KIND_MASK, LRU, ORDER_MASK, REPORTED, UPTODATE
+from pagealloc.page_flags import BUDDY, IN_FLIGHT, KIND_MASK, LRU, ORDER_MASK, REPORTED, UPTODATE
 from pagealloc.revision import Revision
 
 
@@ -93,7 +93,8 @@ class Pageblocks(Buddy):
     def set_migratetype_isolate(self, index: int) -> bool:
         """Withhold a pageblock: its free pages leave the count, its type is ISOLATE.
 
-        False, with nothing changed, if it is withheld already, or cut off by the zone's border (since v6.10).
+        False, with nothing changed, if it is withheld already, and since v6.10 if the zone's border cuts it off or it
+        is part of a larger block in flight.
         """
         if self.get_pageblock_migratetype(index) == MIGRATE_ISOLATE:
             return False
@@ -105,11 +106,14 @@ class Pageblocks(Buddy):
     def move_freepages_block_isolate(self, index: int, migratetype: int) -> int:
         """Retype the pageblock that holds `index` alone, as isolation does; returns its free pages, or -1.
 
-        Where lists go by types, a larger free block that holds it is freed again a pageblock at a time. The rest is
-        `move_freepages_block`.
+        Where lists go by types, a larger free block that holds it is freed again a pageblock at a time, and a part of
+        one in flight is left alone: the kernel would put the whole back by the type of its first pageblock. The rest
+        is `move_freepages_block`.
         """
         if self.revision.list_type_is_block_type:
             head, order = self.block_of(index)
+            if self.state[head] & KIND_MASK == IN_FLIGHT and order > self.pageblock_order:
+                return -1
             if self.state[head] & KIND_MASK == BUDDY and order > self.pageblock_order:
                 self.account_freepages(-(1 << order), self.get_pageblock_migratetype(head))
                 self.del_page_from_free_list(head, order)

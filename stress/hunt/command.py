@@ -36,10 +36,10 @@ SECONDS_MAX = 1e6
 # A mutant is looked for in every scenario with few executions first: most faults show at once somewhere.
 # Last comes every preset, for faults that only matter in an older kernel.
 HUNT_ROUNDS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (30, ("v6.1",)),
-    (300, ("v6.1",)),
+    (30, ("v6.12",)),
+    (300, ("v6.12",)),
     (100, tuple(PRESETS)),
-    (2000, ("v6.1",)),
+    (2000, ("v6.12",)),
 )
 
 

@@ -3,7 +3,7 @@
 Each has a number of its own; a letter behind the number is one more way to make the same mistake. Nearly all
 are written as the diff that a bad patch would be (see `planting`). Nothing outside this folder knows them.
 
-One module for each kind: `flags`, `races`, `batches`, `visits`, `states`, `life`, `rest`.
+One module for each kind: `flags`, `races`, `batches`, `visits`, `states`, `life`, `rest`, `types`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from stress.mutants.planting import Edit, Mutant, StaleMutant, install
 from stress.mutants.races import RACES
 from stress.mutants.rest import REST
 from stress.mutants.states import STATES
+from stress.mutants.types import TYPES
 from stress.mutants.visits import VISITS
 
 __all__ = ["MUTANTS", "NOT_EXPRESSIBLE", "Edit", "Mutant", "StaleMutant", "planted"]
 
-MUTANTS: dict[str, Mutant] = {**FLAGS, **RACES, **BATCHES, **VISITS, **STATES, **LIFE, **REST}
+MUTANTS: dict[str, Mutant] = {**FLAGS, **RACES, **BATCHES, **VISITS, **STATES, **LIFE, **REST, **TYPES}
 
 NOT_EXPRESSIBLE = {
     "M-4a": "Buddy and Reported share one byte: no reader without the lock sees one cleared before the other",

@@ -62,6 +62,7 @@ STATES = {
                 "process",
                 """
                 - registration.state.store(PAGE_REPORTING_ACTIVE)
+                + pass
                 """,
             ),
         ),
@@ -75,6 +76,7 @@ STATES = {
                 "process",
                 """
                 - registration.state.store(PAGE_REPORTING_ACTIVE)
+                + pass
 
                 +     registration.state.store(PAGE_REPORTING_ACTIVE)
                   except MemoryError:
