@@ -337,9 +337,8 @@ def test_serve_balloon_serves_a_guest_and_leaves_what_a_run_leaves(
     statuses: list[int] = []
     command = ["serve-balloon", str(path), "--order=10", f"--run-dir={run}"]
     thread = sync.spawn("serve", lambda: statuses.append(main(command)))
-    until(path.exists, "the device listens")
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(path))
+    until(lambda: connection.connect_ex(str(path)) == 0, "the device listens")
     front = FakeFront(connection)
     front.shake_hands()
     front.fill(GPA, 2 * BLOCK)

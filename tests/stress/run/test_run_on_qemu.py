@@ -157,15 +157,20 @@ def test_a_device_that_was_told_of_poison_acknowledges_and_keeps_everything(sync
     assert "--must-release" in summary.violations[0]
 
 
-def at(sync: Sync, seconds: float, reporter: QemuReporter, number: int) -> None:
-    """Send QEMU a signal at a time of the run."""
+class Signalled(QemuReporter):
+    """QEMU, which gets a signal right before its third batch."""
 
-    def body() -> None:
-        sync.sleep(seconds)
-        assert reporter.process is not None
-        os.kill(reporter.process.pid, number)
+    def __init__(self, sync: Sync, number: signal.Signals, timeout_s: float = 0.0) -> None:
+        super().__init__(sync, timeout_s)
+        self._number = number
+        self._batches = 0
 
-    sync.spawn("signal", body)
+    def report(self, zone: Zone, batch: Batch) -> None:
+        self._batches += 1
+        if self._batches == 3:
+            assert self.process is not None
+            os.kill(self.process.pid, self._number)
+        super().report(zone, batch)
 
 
 def gone(reporter: QemuReporter) -> bool:
@@ -175,8 +180,7 @@ def gone(reporter: QemuReporter) -> bool:
 
 @pytest.mark.needs("qemu")
 def test_a_run_goes_on_without_a_qemu_that_was_killed(sync: Sync) -> None:
-    reporter = QemuReporter(sync)
-    at(sync, 0.5, reporter, signal.SIGKILL)
+    reporter = Signalled(sync, signal.SIGKILL)
     summary = run(sync, reporter)
     assert summary.violations == []
     assert 0 < summary.failed_batches < summary.batches
@@ -185,8 +189,7 @@ def test_a_run_goes_on_without_a_qemu_that_was_killed(sync: Sync) -> None:
 
 @pytest.mark.needs("qemu")
 def test_a_qemu_that_stops_for_ever_has_its_batch_until_the_end_and_is_shown_as_stuck(sync: Sync) -> None:
-    reporter = QemuReporter(sync)
-    at(sync, 0.3, reporter, signal.SIGSTOP)
+    reporter = Signalled(sync, signal.SIGSTOP)
     summary = run(sync, reporter)
     assert summary.violations == []
     assert summary.stuck_batches == 1
@@ -195,8 +198,7 @@ def test_a_qemu_that_stops_for_ever_has_its_batch_until_the_end_and_is_shown_as_
 
 @pytest.mark.needs("qemu")
 def test_with_a_timeout_a_qemu_that_stops_is_killed_and_only_then_has_the_batch_failed(sync: Sync) -> None:
-    reporter = QemuReporter(sync, 0.2)
-    at(sync, 0.3, reporter, signal.SIGSTOP)
+    reporter = Signalled(sync, signal.SIGSTOP, 0.2)
     summary = run(sync, reporter, reporter_timeout=0.2)
     assert summary.violations == []
     assert summary.stuck_batches == 0
@@ -225,10 +227,10 @@ class Tormented:
         process = self._inner.process
         assert process is not None
         # Drawn here: how far the thread comes has no say in what comes next.
-        numbers = [signal.SIGSTOP, signal.SIGCONT] * self._random.randint(1, 6)
+        numbers = [signal.SIGSTOP, signal.SIGCONT] * self._random.randint(4, 12)
         if self._random.random() < 0.15:
             numbers[self._random.randrange(len(numbers)) :] = [signal.SIGKILL]
-        pauses = [self._random.random() * 0.002 for _ in numbers]
+        pauses = [self._random.random() * 0.001 for _ in numbers]
         plan = list(zip(pauses, numbers, strict=True))
         tormentor = self._sync.spawn("tormentor", lambda: self._torment(process.pid, plan))
         try:
