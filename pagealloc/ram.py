@@ -6,6 +6,9 @@ process can map. Neither costs anything until it is touched.
 Giving back goes through `ctypes`, because `mmap.mmap.madvise` keeps the interpreter's global lock for the
 whole call and would stop every allocator thread while the reporter works. MADV_DONTNEED on a memfd would
 only drop this process's view and free nothing, so there a hole is punched.
+
+An address and a descriptor mean something else once they were given back, so both are kept by objects: whoever
+uses one has a reference to its object for the length of the call, and the last reference gives it back.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Callable
 from typing import Literal
 
-from pagealloc.errors import RamError
+from pagealloc.errors import AnotherProcess, RamError
+from pagealloc.fork import belongs_to_this_process
 from pagealloc.mmzone import PAGE_SHIFT
 
 RamKind = Literal["anonymous", "memfd"]
@@ -75,6 +80,20 @@ def file_data_bytes(fd: int, offset: int, nr_bytes: int) -> int:
 ORDER_MAX = 51  # of a block within 64 bits of address
 
 
+class Descriptor:
+    """A file descriptor that is closed with its last user."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(
+        self, close: Callable[[int], None] = os.close
+    ) -> None:  # when the interpreter goes, names go first
+        close(self.number)
+
+
 class Ram:
     """Memory for `nr_pages` pages of 2**`page_shift` bytes from `start_pfn` on.
 
@@ -92,35 +111,48 @@ class Ram:
         self.start_pfn = start_pfn
         self.page_shift = page_shift
         self.nr_bytes = nr_pages << page_shift
-        self.fd = -1
+        self._descriptor: Descriptor | None = None
+        self._parted = False
         try:
             if kind == "anonymous":
                 flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
                 mapping = mmap.mmap(-1, self.nr_bytes, flags=flags)
             elif kind == "memfd":
-                self.fd = os.memfd_create("pagealloc", os.MFD_CLOEXEC)
+                self._descriptor = Descriptor(os.memfd_create("pagealloc", os.MFD_CLOEXEC))
                 os.ftruncate(self.fd, self.nr_bytes)
                 mapping = mmap.mmap(self.fd, self.nr_bytes, flags=mmap.MAP_SHARED | MAP_NORESERVE)
             else:
                 raise ValueError(f"RAM kind {kind!r}, expected 'anonymous' or 'memfd'")
         except (OSError, OverflowError) as error:
-            if self.fd >= 0:
-                os.close(self.fd)
             raise RamError(f"no {kind} mapping of {self.nr_bytes} bytes: {error}") from error
         self._mmap: mmap.mmap | None = mapping
         anchor = ctypes.c_char.from_buffer(mapping)
         self.address = ctypes.addressof(anchor)
         del anchor  # it would count as an export for ever
+        belongs_to_this_process(self)
+
+    @property
+    def fd(self) -> int:
+        """The memfd, or -1."""
+        descriptor = self._descriptor
+        return -1 if descriptor is None else descriptor.number
 
     def close(self) -> None:
-        """Give everything back. The address range goes when the last view of a page does."""
-        if self.nr_bytes:
-            self.discard(0, self.nr_bytes)
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Give everything back; any thread may, at any time, and again.
+
+        The address range and the descriptor go when the last view of a page and the last call that is under way
+        do. In the child of a fork only the child's own mapping goes.
+        """
+        mapping, descriptor, nr_bytes = self._mmap, self._descriptor, self.nr_bytes
         self.nr_bytes = 0
-        self._mmap = None
+        self._mmap = self._descriptor = None
+        if mapping is not None and nr_bytes:
+            self._give_back(descriptor, 0, nr_bytes)
+
+    def part(self) -> None:
+        """Touch nothing any more, in the child of a fork: a memfd is the parent's memory."""
+        self._parted = True
+        self.nr_bytes = 0
 
     def offset(self, pfn: int) -> int:
         """Return where a page begins, in bytes from the start of the mapping (and of the memfd)."""
@@ -142,9 +174,10 @@ class Ram:
         return self._span(0, self.nr_bytes)
 
     def _span(self, offset: int, nr_bytes: int) -> memoryview:
+        mapping = self._mmap
         self._check_within(offset, nr_bytes)
         span = (ctypes.c_ubyte * nr_bytes).from_address(self.address + offset)
-        span.owner = self._mmap  # type: ignore[attr-defined]  # keeps the mapping as long as the view lives
+        span.owner = mapping  # type: ignore[attr-defined]  # keeps the mapping as long as the view lives
         return memoryview(span).cast("B")
 
     def page_words(self, pfn: int, order: int) -> memoryview:
@@ -161,11 +194,19 @@ class Ram:
     def discard(self, offset: int, nr_bytes: int) -> None:
         """Give a range back to the operating system; it reads as zeroes afterwards.
 
-        Other threads run meanwhile. Raises RamError when the operating system refuses.
+        Other threads run meanwhile, and may close this memory. Raises RamError when the operating system refuses.
         """
+        kept = (
+            self._mmap,
+            self._descriptor,
+        )  # until the call is over; who closes says so before he gives them up
         self._check_within(offset, nr_bytes)
-        if self.fd >= 0:
-            punch_hole(self.fd, offset, nr_bytes)
+        self._give_back(kept[1], offset, nr_bytes)
+        del kept
+
+    def _give_back(self, descriptor: Descriptor | None, offset: int, nr_bytes: int) -> None:
+        if descriptor is not None:
+            punch_hole(descriptor.number, offset, nr_bytes)
         else:
             assert _madvise is not None
             result = _madvise(self.address + offset, nr_bytes, mmap.MADV_DONTNEED)
@@ -173,12 +214,15 @@ class Ram:
 
     def _check_within(self, offset: int, nr_bytes: int) -> None:
         if offset < 0 or nr_bytes <= 0 or offset + nr_bytes > self.nr_bytes:
+            if self._parted:
+                raise AnotherProcess("this RAM is the parent process's; expected a memory of the child's own")
             raise RamError(f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM")
 
     def resident_bytes(self) -> int:
         """Ask the operating system how much of this memory it holds (`st_blocks`, or `mincore`)."""
-        if self.fd >= 0:
-            return os.fstat(self.fd).st_blocks * BYTES_PER_BLOCK
+        kept = self._mmap, self._descriptor
+        if kept[1] is not None:
+            return os.fstat(kept[1].number).st_blocks * BYTES_PER_BLOCK
         return self._mincore_bytes(0, self.nr_bytes)
 
     def resident_in(self, offset: int, nr_bytes: int) -> int:
@@ -187,9 +231,10 @@ class Ram:
         For whoever has the range to themselves. Of a memfd the file is asked where its data and its holes are,
         which takes a microsecond for a range without data. Raises RamError when the range is not within this memory.
         """
+        kept = self._mmap, self._descriptor
         self._check_within(offset, nr_bytes)
-        if self.fd >= 0:
-            return file_data_bytes(self.fd, offset, nr_bytes)
+        if kept[1] is not None:
+            return file_data_bytes(kept[1].number, offset, nr_bytes)
         return self._mincore_bytes(offset, nr_bytes)
 
     def _mincore_bytes(self, offset: int, nr_bytes: int) -> int:

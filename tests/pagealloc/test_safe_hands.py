@@ -1,0 +1,241 @@
+"""In anyone's hands: finalizers, signal handlers, exceptions from outside, forks, and a memory that is closed."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+import pagealloc
+from pagealloc import GFP_KERNEL, Memory, ZoneSpec, validate
+from pagealloc.errors import AnotherProcess, RamError, TornZone, ZoneBusy
+from pagealloc.ram import Ram
+
+HOME = str(Path(pagealloc.__file__).parent)
+NR_PAGES = 4096
+
+
+def build(*, page_sets: bool = False) -> Memory:
+    return Memory([ZoneSpec("Normal", NR_PAGES)], ram=None, page_sets=page_sets)
+
+
+def interrupt_at(place: int, operation: Callable[[], object]) -> bool:
+    """Raise KeyboardInterrupt at one bytecode of the product's; False if the operation has fewer."""
+    left = place
+
+    def tracer(frame: FrameType, event: str, arg: object) -> object:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(HOME):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return tracer
+
+    before = sys.gettrace()
+    gc.disable()  # what the collector runs is not the operation's
+    sys.settrace(tracer)  # type: ignore[arg-type]
+    try:
+        operation()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+        gc.enable()
+    return left <= 0
+
+
+@pytest.mark.parametrize("page_sets", [False, True])
+@pytest.mark.parametrize("order", [0, 4])
+@pytest.mark.parametrize("what", ["alloc", "free", "drain"])
+def test_wherever_an_exception_comes_from_outside_no_lock_is_held_and_what_is_torn_says_so(
+    page_sets: bool, order: int, what: str
+) -> None:
+    place, torn = 1, 0
+    while True:
+        memory = build(page_sets=page_sets)
+        (zone,) = memory.zones
+        pfn = memory.alloc_pages(GFP_KERNEL, order)
+        assert pfn is not None
+        operations: dict[str, Callable[[], object]] = {
+            "alloc": lambda memory=memory: memory.alloc_pages(GFP_KERNEL, order),  # type: ignore[misc]
+            "free": lambda memory=memory, pfn=pfn: memory.free_pages(pfn, order),  # type: ignore[misc]
+            "drain": memory.drain_all_pages,
+        }
+        if not interrupt_at(place, operations[what]):
+            break
+        assert not zone.lock.locked(), place
+        if zone.lock.refusal is None:
+            census = validate(zone)
+            assert census.problems == [], place
+            assert census.on_page_sets == memory.nr_page_set_pages(zone), place
+        else:
+            torn += 1
+            for use in (lambda: memory.alloc_pages(GFP_KERNEL), memory.drain_all_pages):  # noqa: B023
+                with pytest.raises(TornZone, match="zone Normal may be torn: KeyboardInterrupt came into"):
+                    use()  # type: ignore[no-untyped-call]
+        place += 1
+    assert place > 50
+    assert torn or (what, page_sets) == ("drain", False)
+
+
+@pytest.mark.parametrize("page_sets", [False, True])
+def test_a_finalizer_frees_inside_an_operation_of_its_own_thread(page_sets: bool) -> None:
+    memory = build(page_sets=page_sets)
+    (zone,) = memory.zones
+
+    class Buffer:
+        def __init__(self, order: int) -> None:
+            self.order = order
+            self.pfn = memory.alloc_pages(GFP_KERNEL, order)
+            self.me = self  # a cycle, so the collector finds it wherever it runs
+
+        def __del__(self) -> None:
+            if self.pfn is not None:
+                memory.free_pages(self.pfn, self.order)
+
+    usual = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        for number in range(3000):
+            Buffer(number % 5)
+    finally:
+        gc.set_threshold(*usual)
+    gc.collect()
+    memory.drain_all_pages()
+    assert memory.nr_free_pages() == NR_PAGES
+    assert validate(zone).problems == []
+
+
+def test_who_comes_back_inside_leaves_the_block_and_gets_none() -> None:
+    memory = build()
+    (zone,) = memory.zones
+    pfn, other = memory.alloc_pages(GFP_KERNEL, 3), memory.alloc_pages(GFP_KERNEL, 0)
+    assert pfn is not None
+    assert other is not None
+    with zone.lock:
+        memory.free_pages(pfn, 3)
+        assert memory.alloc_pages(GFP_KERNEL, 0) is None
+        assert validate(zone).on_page_sets == memory.nr_page_set_pages(zone) == 8
+        with pytest.raises(pagealloc.errors.PageOnPageSet):
+            memory.free_pages(pfn, 3)
+        with pytest.raises(ZoneBusy, match="zone Normal"):
+            zone.set_watermarks(0, 0, 0)
+    memory.free_pages(other, 0)  # the next operation clears what was left
+    assert memory.nr_free_pages() == NR_PAGES
+
+
+def test_a_signal_handler_frees_wherever_it_lands() -> None:
+    memory = build()
+    held: list[int] = []
+
+    def handler(*_: object) -> None:
+        with suppress(IndexError):  # it comes into itself, too
+            while held:
+                memory.free_pages(held.pop(), 0)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        for _ in range(20_000):
+            pfn = memory.alloc_pages(GFP_KERNEL, 0)
+            if pfn is not None:
+                held.append(pfn)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    handler()
+    memory.drain_all_pages()
+    assert memory.nr_free_pages() == NR_PAGES
+
+
+def in_child(body: Callable[[], None]) -> int:
+    """Run a function in a fork of this process; returns its exit status, 9 for an exception."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            body()
+        except BaseException:
+            os._exit(9)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["anonymous", "memfd"])
+def test_a_child_is_refused_and_the_parents_data_stays(kind: str) -> None:
+    with Memory([ZoneSpec("Normal", NR_PAGES)], ram=kind) as memory:  # type: ignore[arg-type]
+        (zone,), ram = memory.zones, memory.ram
+        pfn = memory.alloc_pages(GFP_KERNEL, 0)
+        assert pfn is not None
+        assert ram is not None
+        memory.view(pfn)[:5] = b"hello"
+        uses: list[Callable[[], object]] = [
+            lambda: memory.alloc_pages(GFP_KERNEL, 0),
+            lambda: memory.alloc_pages(GFP_KERNEL, 9),
+            lambda: memory.free_pages(pfn),
+            lambda: memory.view(pfn),
+            memory.drain_all_pages,
+            lambda: zone.isolate_pageblock(zone.start_pfn),
+            lambda: ram.discard(0, mmap.PAGESIZE),
+        ]
+
+        def child() -> None:
+            for use in uses:
+                with pytest.raises(AnotherProcess, match="parent"):
+                    use()
+            memory.close()
+            own = build()
+            assert own.alloc_pages(GFP_KERNEL, 0) is not None
+
+        with zone.lock:  # as any thread of the parent may have it
+            assert in_child(child) == 0
+        assert bytes(memory.view(pfn)[:5]) == b"hello"
+        memory.free_pages(pfn)
+
+
+@pytest.mark.parametrize("kind", ["anonymous", "memfd"])
+def test_a_discard_keeps_what_it_needs_while_the_memory_is_closed(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a discard neither the address range nor the descriptor can become somebody else's."""
+    ram = Ram(0, 64, kind)  # type: ignore[arg-type]
+    address, nr_bytes, fd = ram.address, ram.nr_bytes, ram.fd
+    give_back = Ram._give_back
+    seen: list[bool] = []
+
+    def close_first(self: Ram, *arguments: object) -> None:
+        monkeypatch.setattr(Ram, "_give_back", give_back)
+        closer = threading.Thread(target=self.close)
+        closer.start()
+        closer.join()
+        if fd >= 0:
+            seen.append(os.fstat(fd).st_size == nr_bytes)
+        mapped = Path("/proc/self/maps").read_text()
+        starts = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in mapped.splitlines()]
+        seen.append(any(start <= address < end for start, end in starts))
+        give_back(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Ram, "_give_back", close_first)
+    ram.discard(0, nr_bytes)
+    assert seen
+    assert all(seen)
+    ram.close()
+    if fd >= 0:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    with pytest.raises(RamError):
+        ram.discard(0, 1)
