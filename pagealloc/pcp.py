@@ -23,6 +23,7 @@ from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 
 CPUS = 4  # of a machine that does not say
+VMSTAT_INTERVAL_S = 1.0  # between two visits of the vmstat worker (vm.stat_interval)
 
 PageSet = list[PerCpuPages]  # a CPU's, by the numbers of the zones
 

@@ -22,7 +22,7 @@ from itertools import islice
 
 from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_PCPTYPES, Layout
 from pagealloc.page_flags import ALLOCATED, KIND_MASK, ON_PAGE_SET, TAIL
-from pagealloc.pcp import PageSets
+from pagealloc.pcp import VMSTAT_INTERVAL_S, PageSets
 from pagealloc.per_cpu_pages import PAGE_ALLOC_COSTLY_ORDER, PerCpuPages
 from pagealloc.revision import Revision
 from pagealloc.sync_real import RealSync
@@ -32,7 +32,6 @@ from stress.formats.ftrace import TraceEvent
 from stress.formats.procfs import ZoneCounts
 
 Block = tuple[int, int, int]  # pfn, order, migratetype of the list
-VMSTAT_INTERVAL_S = 1.0  # between two visits of the vmstat worker; the kernel's default
 FALLBACK_TYPE = MIGRATE_MOVABLE  # of a page that is never met again
 
 
