@@ -22,6 +22,9 @@ from pagealloc.sync_real import gil_enabled
 from stress.errors import BadArgument, CannotBeDone
 
 EXECUTORS = "processes, threads, dask:ADDRESS, or MODULE:CALLABLE that returns an Executor"
+SEARCH_EXECUTORS = (
+    "processes, dask:ADDRESS with one thread a worker, or MODULE:CALLABLE that returns an Executor"
+)
 DASK_PATIENCE_S = 10
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
@@ -85,6 +88,14 @@ def own_program(module: str, *words: str) -> tuple[list[str], dict[str, str]]:
     """
     command = [sys.executable, "-P", "-m", module, *words]
     return command, {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def refuse_threads(spec: str) -> None:
+    """Raise BadArgument for threads: a planted fault changes what its whole process sees."""
+    if spec == "threads":
+        raise BadArgument(
+            f"--executor threads: a search wants a process to itself, expected {SEARCH_EXECUTORS}"
+        )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ workloads   what is asked of an allocator
 throughput  rows about allocating and freeing
 reporting   rows about the worker
 hypervisor  rows about QEMU's balloon
+virtual_time  rows about the lab
 tracing     rows about tracepoints
 search      rows about schedule search
 growth      how costs grow

@@ -14,7 +14,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from stress.bench import hypervisor, reporting, throughput, tracing
+from stress.bench import hypervisor, reporting, throughput, tracing, virtual_time
 from stress.bench.chart import check_chart, write_chart
 from stress.bench.growth import growth
 from stress.bench.measure import QUICK, Effort, Row
@@ -106,6 +106,7 @@ def groups(effort: Effort, present: Present) -> list[partial[list[Row]]]:
         partial(reporting.discard_rate, effort),
         partial(hypervisor.qemu_against_discard, effort),
         partial(reporting.idle_pass, effort),
+        partial(virtual_time.recorded_guest, effort),
         partial(tracing.tracepoints, effort),
         partial(schedule_search, effort),
     ]

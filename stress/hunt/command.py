@@ -21,7 +21,7 @@ from pagealloc.revision import PRESETS
 from pagealloc.sync_real import RealSync
 from stress.errors import BadArgument, Verdict, one_line
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
-from stress.pool import own_program, worker_processes
+from stress.pool import SEARCH_EXECUTORS, open_executor, own_program, refuse_threads
 from stress.search.explore import Failure
 from stress.search.jobs import STRATEGIES, Job, run_job, save, tracked
 from stress.search.scenarios import SCENARIOS
@@ -90,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes (default: all processors)",
     )
+    parser.add_argument("--executor", default="processes", metavar="E", help=SEARCH_EXECUTORS)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", type=Path, metavar="DIR", help="keep a replay file of each")
 
@@ -177,6 +178,7 @@ def command_mutants(arguments: argparse.Namespace) -> int:
     for name, known in (("strategy", STRATEGIES), ("world", WORLDS)):
         if getattr(arguments, name) not in known:
             raise BadArgument(f"--{name}: {getattr(arguments, name)!r}, expected one of {', '.join(known)}")
+    refuse_threads(arguments.executor)
     if arguments.jobs < 1:
         raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
     if not 0 < arguments.seconds < SECONDS_MAX:
@@ -205,7 +207,7 @@ def _hunt_all(arguments: argparse.Namespace, names: list[str]) -> list[Hunt]:
         with ThreadPoolExecutor(arguments.jobs) as threads:  # each thread waits for a process
             found = threads.map(lambda name: hunt_on_threads(name, seconds, arguments.seed), names)
             return list(tracked(found, len(names), console, quiet=arguments.json))
-    with worker_processes(arguments.jobs) as executor:
+    with open_executor(arguments.executor, arguments.jobs) as executor:
         found = executor.map(hunt, [(name, arguments.strategy, arguments.seed) for name in names])
         return list(tracked(found, len(names), console, quiet=arguments.json))
 

@@ -138,16 +138,21 @@ def recorded_guests() -> Iterator[Figure]:
         yield from recorded_figures(truth, f"recorded guest {kernel} {capture}")
 
 
-def judge_recorded(kernel: str, capture: str, state: str) -> Truth:
-    """Replay one of the recordings that ship."""
-    rss = RECORDED / f"{kernel}-{capture}-rss.txt.gz"
-    point = Options(
+def recorded_point(kernel: str, capture: str, state: str) -> Options:
+    """Return the point that one of the recordings that ship is."""
+    return Options(
         load=f"trace:{RECORDED / f'{kernel}-{capture}.txt.gz'}",
         state=(str(RECORDED / f"{kernel}-{state}.txt.gz"),),
         guest=1 << 30 if kernel == "v6.1" else 3 << 29,
         preset=kernel,
         thp="never",  # guest memory in a file
     )
+
+
+def judge_recorded(kernel: str, capture: str, state: str) -> Truth:
+    """Replay one of the recordings that ship."""
+    rss = RECORDED / f"{kernel}-{capture}-rss.txt.gz"
+    point = recorded_point(kernel, capture, state)
     truth = truth_of([point], rss if rss.exists() else None)
     assert truth is not None, "the recordings hold their passes"
     truth.judge([point], Sweep([point], None))

@@ -17,6 +17,7 @@ from stress.controlled.world import Violation
 from stress.errors import BadArgument, Verdict, one_line
 from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
+from stress.pool import SEARCH_EXECUTORS, refuse_threads
 from stress.search import replay
 from stress.search.explore import MEMORY_MODELS, Failure, Result
 from stress.search.jobs import STRATEGIES, Job, run_jobs, save
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             name, type=int, default=default, metavar=metavar, help=f"{text} (default: {default})"
         )
+    parser.add_argument("--executor", default="processes", metavar="E", help=SEARCH_EXECUTORS)
     strategies = f"{', '.join(STRATEGIES)} (default: portfolio)"
     parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=strategies)
     presets = (
@@ -61,7 +63,7 @@ def command_explore(arguments: argparse.Namespace) -> int:
     jobs = _explore_jobs(arguments)
     if arguments.save is not None:
         check_writable("--save", arguments.save / "replay.json")
-    results = list(run_jobs(jobs, arguments.jobs, quiet=arguments.json))
+    results = list(run_jobs(jobs, arguments.jobs, quiet=arguments.json, engine=arguments.executor))
     failed = next((result for result in results if result.failure is not None), None)
     if not arguments.json:
         _print_explore(jobs, results, failed)
@@ -89,6 +91,7 @@ def _keep(arguments: argparse.Namespace, failure: Failure | None) -> Path | None
 
 
 def _explore_jobs(arguments: argparse.Namespace) -> list[Job]:
+    refuse_threads(arguments.executor)
     for name, least in (("executions", 1), ("preemptions", 0), ("jobs", 1)):
         if getattr(arguments, name) < least:
             raise BadArgument(f"--{name}: {getattr(arguments, name)}, expected {least} or more")

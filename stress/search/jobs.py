@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from stress.controlled.strategy import make_strategy
-from stress.pool import worker_processes
+from stress.pool import open_executor
 from stress.search import replay
 from stress.search.explore import Failure, Result, explore, program
 
@@ -41,14 +41,14 @@ def run_job(job: Job) -> Result:
     return explore(program(job.scenario, job.preset, memory=job.memory), strategy, job.executions, job.mutant)
 
 
-def run_jobs(jobs: list[Job], processes: int, *, quiet: bool) -> Iterator[Result]:
-    """Run jobs until one fails; in this process if there is only one to use."""
+def run_jobs(jobs: list[Job], processes: int, *, quiet: bool, engine: str = "processes") -> Iterator[Result]:
+    """Run jobs on an executor until one fails; in this process if there is only one to use."""
     console = Console(stderr=True)
-    if processes == 1 or len(jobs) == 1:
+    if len(jobs) == 1 or (processes == 1 and engine == "processes"):
         results: Iterable[Result] = map(run_job, jobs)
         yield from _until_failure(tracked(results, len(jobs), console, quiet=quiet))
         return
-    with worker_processes(min(processes, len(jobs))) as executor:
+    with open_executor(engine, min(processes, len(jobs))) as executor:
         results = executor.map(run_job, jobs)
         yield from _until_failure(tracked(results, len(jobs), console, quiet=quiet))
 

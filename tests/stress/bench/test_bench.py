@@ -12,7 +12,7 @@ import pytest
 
 from pagealloc import GFP_KERNEL, Memory, ZoneSpec
 from pagealloc.zone import Zone
-from stress.bench import command, hypervisor, peers, table
+from stress.bench import command, hypervisor, peers, table, virtual_time
 from stress.bench.growth import Curve, reported_share, reporting_by_size, zone_size, zones
 from stress.bench.measure import Effort, Row, compare, percentile, several_threads, take_turns
 from stress.bench.peers import Absent, Locked, find_peers
@@ -345,3 +345,10 @@ def test_a_curve_has_points_that_rise_along_its_axis(curve: Callable[[Effort], C
         assert xs == sorted(xs)
         assert len(xs) >= 1
         assert all(y > 0 for _, y in points)
+
+
+def test_a_recorded_guest_runs_faster_than_in_reality() -> None:
+    (row,) = virtual_time.recorded_guest(TINY)
+    assert row.goal == 1000
+    assert row.ratio is not None
+    assert row.ratio > 50, "on any machine, however busy"

@@ -184,6 +184,12 @@ def test_threads_are_refused_where_only_one_runs_at_a_time(capsys: pytest.Captur
     assert "has a GIL" in refusal(capsys, *SWEEP, "--executor", "threads")
 
 
+@pytest.mark.parametrize("command", ["explore", "mutants"])
+def test_a_search_has_a_process_to_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("greenlet")
+    assert "a search wants a process to itself" in refusal(capsys, command, "--executor", "threads")
+
+
 def test_a_sweep_goes_on_from_the_rows_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (*SWEEP, "--jobs", "1", "--out", str(tmp_path))
     first = rows_of(capsys, *words)
