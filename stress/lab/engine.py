@@ -7,6 +7,7 @@ how another CPU meets a batch in the kernel. Between two calls of one pass no ti
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
@@ -25,7 +26,7 @@ from workers.policy import ReportingPolicy
 Load = Callable[["Machine"], Iterator[float]]
 """A load: called with the machine it yields the time of its next step, in seconds, and acts when it is resumed then."""
 
-SAMPLES = 600  # of the curves of one run
+SAMPLES = 300  # of the curves of one run, each with one more where time jumps on
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,13 +240,22 @@ class Machine:
         elapsed_s = now_s - self.sync.now_s
         if elapsed_s <= 0:
             return
+        samples = now_s - self._sampled_s >= self._sample_every_s
+        if samples and self.sync.now_s > self._sampled_s:
+            self._sample()  # what has held since the last event holds until now
         resident = self.host.resident_pages
         self.resident_page_s += resident * elapsed_s
         self.used_page_s += (self._nr_pages - self.memory.nr_free_pages()) * elapsed_s
         self.peak_pages = max(self.peak_pages, resident)
         self.sync.now_s = now_s
-        if now_s - self._sampled_s >= self._sample_every_s:
+        if samples:
             self._sample()
+
+    def resident_at(self, t_s: float) -> int:
+        """Return the resident pages at a time, as far as samples tell."""
+        return self.samples[
+            max(0, bisect_right(self.samples, t_s, key=lambda sample: sample.t_s) - 1)
+        ].resident
 
     def _sample(self) -> None:
         self._sampled_s = self.sync.now_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -182,9 +183,6 @@ def row_of(point: Options, machines: list[Machine]) -> Row:
     passes = [each for machine in machines for each in machine.passes]
     resident_page_s = sum(machine.resident_page_s for machine in machines) * scale
     used_page_s = sum(machine.used_page_s for machine in machines) * scale
-    used_2m = [
-        sum(m.samples[at].used_2m for m in machines) for at in range(min(len(m.samples) for m in machines))
-    ]
     mean_bytes = resident_page_s / span_s * PAGE_SIZE
     mean_used = used_page_s / span_s * PAGE_SIZE
     row: Row = {
@@ -210,15 +208,11 @@ def row_of(point: Options, machines: list[Machine]) -> Row:
         "given_back_bytes": sum(each.taken_pages for each in passes) * PAGE_SIZE * scale,
         "absent_bytes": total("absent_4k") * PAGE_SIZE,
         "mean_resident_bytes": round(mean_bytes),
-        "peak_resident_bytes": max(
-            sum(m.samples[at].resident for m in machines) for at in range(len(used_2m))
-        )
-        * PAGE_SIZE
-        * scale,
+        "peak_resident_bytes": peak_pages(machines) * PAGE_SIZE * scale,
         "end_resident_bytes": total("resident_pages") * PAGE_SIZE,
         "mean_used_bytes": round(mean_used),
         "overshoot_bytes": round(mean_bytes - mean_used),
-        "mean_used_2m_bytes": round(sum(used_2m) / len(used_2m) * PAGE_SIZE * scale),
+        "mean_used_2m_bytes": round(sum(map(mean_used_2m_pages, machines)) * PAGE_SIZE * scale),
         "footprint_gib_min": round(mean_bytes / GIB * span_s / 60, 6),
         "settle_s": max(settle_s(machine) for machine in machines),
         "refaults_4k": total("refaults_4k"),
@@ -232,6 +226,21 @@ def row_of(point: Options, machines: list[Machine]) -> Row:
     if point.cost:
         row |= prices(point, machines)
     return row
+
+
+def peak_pages(machines: list[Machine]) -> int:
+    """Return the most pages that all guests together had resident."""
+    if len(machines) == 1:
+        return machines[0].peak_pages
+    times = {sample.t_s for machine in machines for sample in machine.samples}
+    return max(sum(machine.resident_at(t_s) for machine in machines) for t_s in times)
+
+
+def mean_used_2m_pages(machine: Machine) -> float:
+    """Return the pages that are not free in whole 2 MiB, on average over time."""
+    samples = machine.samples
+    held = sum(before.used_2m * (after.t_s - before.t_s) for before, after in pairwise(samples))
+    return held / (samples[-1].t_s - samples[0].t_s)
 
 
 def settle_s(machine: Machine) -> float:

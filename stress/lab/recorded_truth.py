@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -85,11 +84,7 @@ class Truth:
                 f"the measured curve ({measured.t_s[0]:g} .. {measured.t_s[-1]:g} s) and the recording "
                 f"({self.recording.begin_s:g} .. {self.recording.end_s:g} s) do not overlap, expected one clock"
             )
-        times = [sample.t_s for sample in machine.samples]
-        model = [
-            machine.samples[max(0, bisect_right(times, measured.t_s[at]) - 1)].resident * KIB_PER_PAGE
-            for at in inside
-        ]
+        model = [machine.resident_at(measured.t_s[at]) * KIB_PER_PAGE for at in inside]
         real = [measured.kib[at] for at in inside]
         # Where the curve begins is the host's business: what else its process holds, and what was touched before.
         curve = [value - model[0] + real[0] for value in model]

@@ -22,7 +22,7 @@ from stress.lab.predict import Row, predict
 
 ROWS_FILE = "rows.jsonl"
 CHUNK_S = 1.0
-CURVE_POINTS = 300  # of a curve that travels with its row
+CURVE_POINTS = 700  # of a curve that travels with its row
 
 
 def chunk_rows(points: Sequence[Options]) -> list[tuple[Row, list[list[float]], list[str]]]:
