@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -263,3 +264,31 @@ def test_a_run_whose_log_is_a_device_is_none(tmp_path: Path, capsys: pytest.Capt
         assert main([*command, str(tmp_path)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert main(["run", "/dev/zero.toml"]) == 2
+
+
+# -- an interpreter that is too old --------------------------------------------------------------------------
+
+
+def test_an_old_interpreter_is_told_at_once_and_pip_tries_nothing_for_it() -> None:
+    """Without markers pip tries every version of every dependency, before it says which Python is required."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    unmarked = [
+        line for line in (*project["dependencies"], *extras) if "python_version >= '3.11'" not in line
+    ]
+    asked_by_the_first_command = ("analysis", "search")
+    first = [line for name in asked_by_the_first_command for line in project["optional-dependencies"][name]]
+    assert not set(unmarked) & {*project["dependencies"], *first}
+    assert project["requires-python"] == ">=3.11"
+
+
+def test_a_clone_that_an_old_interpreter_runs_says_what_it_needs() -> None:
+    program = (
+        "import sys; sys.version_info, sys.version = (3, 10, 13), '3.10.13 (main)'\n"
+        "from stress.__main__ import main; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "stress: pagealloc needs Python 3.11 or newer, this is 3.10.13\n"
