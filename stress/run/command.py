@@ -13,9 +13,9 @@ from rich.console import Console
 from pagealloc.sync_real import RealSync
 from stress.errors import EXIT_SIGNAL, EXIT_SUCCESS, BadArgument, Verdict
 from stress.provenance import blind_spots
+from stress.run import footprint
 from stress.run.conductor import StressRun
 from stress.run.directory import RunDirectory, RunDirectoryError, default_path
-from stress.run.footprint import use_one_arena
 from stress.run.params import OPTIONS, RunParams, key_of, option_of, parse_changes
 from stress.run.scenario import load_scenario, shipped, with_reporter_defaults
 from stress.run.summary import Summary
@@ -24,6 +24,8 @@ from stress.system.leaving import heard_by
 from workers.errors import ReporterError
 from workers.page_reporting import Reporter
 from workers.reporters import load_reporter
+
+BOOKKEEPING_BYTES = 17  # a page
 
 
 def add_arguments(run: argparse.ArgumentParser) -> None:
@@ -60,9 +62,10 @@ def command_run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         return _list_scenarios()
     params = _run_params(arguments)
+    _check_memory(params)
     sync = RealSync()
     reporter = load_reporter(params.reporter, sync, params.reporter_timeout)
-    use_one_arena()
+    footprint.use_one_arena()
     directory = _open_directory(arguments.run_dir, sync, params)
     interruption = _Interruption()
     with heard_by(interruption.hear):
@@ -134,6 +137,24 @@ def _run_params(arguments: argparse.Namespace) -> RunParams:
     return load_scenario(arguments.scenario).params(chosen)
 
 
+def _check_memory(params: RunParams) -> None:
+    """Refuse zones that this machine cannot even keep the books of. Raises BadArgument."""
+    available_bytes = footprint.available_bytes()
+    if _bookkeeping_bytes(params) > available_bytes:
+        raise BadArgument(
+            f"--zones: {params.zones}: this machine has {available_bytes >> 20} MiB left, expected room for "
+            f"{_bookkeeping(params)}"
+        )
+
+
+def _bookkeeping_bytes(params: RunParams) -> int:
+    return BOOKKEEPING_BYTES * sum(spec.nr_pages for spec in params.zone_specs())
+
+
+def _bookkeeping(params: RunParams) -> str:
+    return f"{_bookkeeping_bytes(params) >> 20} MiB of the pages' own bookkeeping ({BOOKKEEPING_BYTES} bytes a page)"
+
+
 def _open_directory(path: Path | None, sync: RealSync, params: RunParams) -> RunDirectory | None:
     """Open the run directory; one that nobody asked for and that cannot be made is done without."""
     try:
@@ -170,8 +191,6 @@ def _watched_run(
         interruption.run, interruption.view = run, view
         return run.run()
     except MemoryError as error:
-        raise BadArgument(
-            "--zones: no memory for the pages' own bookkeeping (17 bytes a page), expected smaller zones"
-        ) from error
+        raise BadArgument(f"--zones: no memory for {_bookkeeping(params)}, expected smaller zones") from error
     finally:
         view.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -41,6 +42,14 @@ def take(pages_bytes: int) -> Footprint:
         own_bytes=max(0, resident_bytes - pages_bytes),
         threads=sum(1 for _ in (_PROC / "task").iterdir()),
         file_descriptors=sum(1 for _ in (_PROC / "fd").iterdir()),
+    )
+
+
+def available_bytes() -> int:
+    """Return what the machine can still give to a program without swapping, by its own estimate (MemAvailable)."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(
+        (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), sys.maxsize
     )
 
 

@@ -292,3 +292,14 @@ def test_a_clone_that_an_old_interpreter_runs_says_what_it_needs() -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "stress: pagealloc needs Python 3.11 or newer, this is 3.10.13\n"
+
+
+def test_zones_that_the_machine_cannot_keep_the_books_of_are_refused_with_what_they_need(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stress.run.footprint.available_bytes", lambda: 1 << 30)
+    assert main(["run", "--zones", "Normal=1TiB"]) == 2
+    assert capsys.readouterr().err == (
+        "stress: --zones: Normal=1TiB: this machine has 1024 MiB left, expected room for 4352 MiB of the pages' own "
+        "bookkeeping (17 bytes a page)\n"
+    )

@@ -279,9 +279,11 @@ def test_a_failure_is_told_with_its_first_violations_what_to_do_and_the_verdict_
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(inspection: Inspection) -> None:
+        checks(inspection)
         for number in range(8):
             inspection._rig.violations.add(f"pfn {number} is lost")
 
+    checks = Inspection.final_checks
     monkeypatch.setattr(Inspection, "final_checks", lose)
     path = tmp_path / "run"
     assert main(arguments(path, seconds=0.5)) == 1
