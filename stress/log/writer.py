@@ -13,7 +13,8 @@ record stands behind all those that it could have seen.
 the run as a line of JSON, as does, at the end, what became of the log.
 
 **Files.** `events-0001.ndjson` grows to `ROTATE_BYTES`, is compressed, and the next one begins; `checksums-0001.txt`
-has a checksum for each block of lines that was written at once. What the disk refuses is counted; the pipe is emptied all the same, so the run never waits for a disk that is full.
+has a checksum for each block of lines that was written at once. What the disk refuses is counted; the pipe is emptied
+all the same, so the run never waits for a disk that is full.
 """
 
 from __future__ import annotations
