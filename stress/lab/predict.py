@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +149,7 @@ def _replay(machine: Machine, recording: Recording, point: Options, notes: list[
         return with_driver
     machine.register_quietly()
     notes.append("every free block that could be reported was, when the recording began")
-    first_free_s = min((op.t_s for op in recording.zone_ops if op.kind in ("return", "unseen")), default=inf)
-    if recording.passes and recording.passes[0].t_s < first_free_s:
+    if recording.passes and recording.passes[0].t_s < recording.first_asked_s():
         machine.arm(recording.passes[0].t_s)
         notes.append("a first pass was asked for before the recording began: its time is the recorded one")
     return replay

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ class Op(NamedTuple):
     """Something that happens to the guest's memory."""
 
     t_s: float
-    kind: str  # at the zone "take", "return", "claim", "unseen"; of a caller "alloc", "free"; "touch"
+    kind: str  # at the zone "take", "return", "claim", "unseen", "request"; of a caller "alloc", "free"; "touch"
     pfn: int
     order: int
     migratetype: int
@@ -101,6 +102,11 @@ class Recording:
             elif op.kind == "return" and op.pfn not in taken:
                 found.append(op.pfn)
         return found
+
+    def first_asked_s(self) -> float:
+        """Return when a pass was first asked for: by a recorded request, or where those are missing by a free."""
+        asked = [op.t_s for op in self.zone_ops if op.kind == "request"]
+        return min(asked or (op.t_s for op in self.zone_ops if op.kind == "return"), default=inf)
 
     def phase_s(self, grid_s: float) -> float:
         """Say where the grid of the timers lies on the recording's clock: where most passes began."""
@@ -166,7 +172,8 @@ def _read_ops(events: Sequence[TraceEvent], recording: Recording, revision: Revi
         before = last.get(event.cpu, event)
         last[event.cpu] = event
         if event.name == "notify":
-            if not (before.name == "mm_page_free" and zone_ops and zone_ops[-1].kind == "return"):
+            zone_ops.append(Op(event.time_s, "request", 0, PAGEBLOCK_ORDER, 0, event.cpu))
+            if not (before.name == "mm_page_free" and len(zone_ops) > 1 and zone_ops[-2].kind == "return"):
                 asked[event.cpu].append(event.time_s)
         elif event.name == "mm_page_alloc_extfrag":
             claimed.append(_claim(event))

@@ -44,6 +44,7 @@ class Replay:
             "touch": self._touch,
             "claim": self._claim,
             "unseen": self._free_unseen,
+            "request": self._request,
             "alloc": self._alloc,
             "free": self._free,
         }
@@ -106,6 +107,11 @@ class Replay:
         self._pfns[op.pfn] = pfn
         if blind:
             self._begun = [(zone, pfn & -(1 << PAGEBLOCK_ORDER))]
+
+    def _request(self, op: Op) -> None:
+        """Ask for a report, as a recorded free did: in the model it may not have merged as far."""
+        if self._machine.order <= op.order:
+            self._machine.reporting.notify()
 
     def _note_unseen(self, zone: Zone, pfn: int, order: int) -> None:
         if order >= PAGEBLOCK_ORDER:
