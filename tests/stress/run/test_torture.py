@@ -287,20 +287,33 @@ def test_a_thread_that_stands_still_ends_the_run_with_all_stacks_and_status_one(
 
 
 def test_a_zone_lock_that_is_never_released_ends_the_run(make: Callable[..., Made]) -> None:
+    end = threading.Event()
+
     class Keeper:
-        zone: Zone | None = None
+        """Lets another thread keep the lock: who holds it himself is told so, and does not wait."""
+
+        thread: threading.Thread | None = None
 
         def report(self, zone: Zone, batch: Batch) -> None:
-            if self.zone is None:
-                zone.lock.acquire()
-                self.zone = zone
+            if self.thread is None:
+                held = threading.Event()
+
+                def keep() -> None:
+                    with zone.lock:
+                        held.set()
+                        end.wait()
+
+                self.thread = threading.Thread(target=keep, daemon=True)
+                self.thread.start()
+                held.wait()
 
     keeper = Keeper()
     try:
         summary = make(keeper, hang_after=1.0, seconds=600).run.run()
     finally:
-        assert keeper.zone is not None
-        keeper.zone.lock.release()
+        end.set()
+        assert keeper.thread is not None
+        keeper.thread.join()
     assert summary.verdict == "FAILURE"
     assert any(text.startswith("hang: ") for text in summary.violations)
     assert summary.seconds < 60
