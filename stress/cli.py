@@ -61,6 +61,12 @@ COMMANDS = {
             "run --reporter mine:Count --json",
         ),
     ),
+    "check": Command(
+        "stress.hunt.check_command",
+        "I changed something, is it right? Every instrument at once, and one verdict",
+        ("check --quick", "check --json"),
+        "search",
+    ),
     "golden": Command(
         "stress.golden.command",
         "replay recorded runs of the kernel's own code",

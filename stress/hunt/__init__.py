@@ -1,4 +1,6 @@
-"""Every planted fault, and what finds it: schedules, threads, the log.
+"""Every instrument at once: over the code as it is, and over every planted fault.
 
-command  `stress mutants`
+pieces         what `stress check` looks at, an instrument at a time
+check_command  `stress check`
+command        `stress mutants`
 """

@@ -75,9 +75,14 @@ REST = {
                 Zone,
                 "unisolate_pageblock",
                 """
+                - with self.lock:
+                -     if self.get_pageblock_migratetype(index) != MIGRATE_ISOLATE:
+                -         return False
+                + self.lock.acquire()
                 + if self.get_pageblock_migratetype(index) != MIGRATE_ISOLATE:
                 +     return False
-                  try:
+                + self.lock.release()
+                + with self.lock:
                 """,
             ),
         ),
@@ -106,7 +111,7 @@ REST = {
         (
             edited(
                 Zone,
-                "free_pcppages_bulk",
+                "_free_resting",
                 """
                 - if self.state[index] != ON_PAGE_SET | order:
                 -     corrupt = CorruptPageSet(pfn, order, self.describe_page(pfn), "free on a page set")
@@ -157,9 +162,10 @@ REST = {
                 Memory,
                 "_wakeup_kswapd",
                 """
-                - zone.marks_changed()
-                - zone.lock.release()
-                + zone.lock.release()
+                  with suppress(ZoneBusy), zone.lock:
+                      zone.boosted = False
+                      zone.watermark_boost = 0
+                -     zone.marks_changed()
                 + zone.marks_changed()
                 """,
             ),

@@ -1,0 +1,143 @@
+"""`stress check`: is the code right? Every instrument at once, side by side, and one verdict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from pagealloc.sync_real import RealSync
+from stress.errors import BadArgument, Verdict
+from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, look, pieces
+from stress.pool import worker_processes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's arguments."""
+    parser.set_defaults(command=command_check)
+    parser.add_argument("--quick", action="store_true", help="less of everything: under a minute")
+    jobs = os.cpu_count() or 1
+    parser.add_argument(
+        "--jobs", type=int, default=jobs, metavar="N", help=f"processes side by side (default: {jobs})"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def command_check(arguments: argparse.Namespace) -> int:
+    """Look at the code with everything there is; exit status 1 when anything finds anything."""
+    if arguments.jobs < 1:
+        raise BadArgument(f"--jobs: {arguments.jobs}, expected 1 or more")
+    sync = RealSync()
+    begin_s = sync.monotonic()
+    todo, missing = pieces(QUICK if arguments.quick else WHOLE)
+    progress = Progress(todo)
+    console = Console(stderr=arguments.json)
+    with Live(progress.table(), console=console, transient=True, auto_refresh=False) as live:
+        for finding in _look_at_all(todo, arguments.jobs):
+            progress.note(finding)
+            if console.is_terminal:
+                live.update(progress.table(), refresh=True)
+            elif finding.found and not arguments.json:
+                console.print(f"!!! {_where(finding)}: {finding.found}", markup=False, soft_wrap=True)
+    seconds = sync.monotonic() - begin_s
+    if arguments.json:
+        print(json.dumps(progress.as_dict(missing, seconds)))
+    else:
+        _print(console, progress, missing, seconds)
+    return progress.verdict.exit_status
+
+
+def _look_at_all(todo: list[Piece], jobs: int) -> Iterator[Finding]:
+    with worker_processes(jobs) as executor:
+        for future in as_completed([executor.submit(look, piece) for piece in todo]):
+            yield future.result()
+
+
+class Progress:
+    """What each kind of piece has done and found so far."""
+
+    def __init__(self, todo: list[Piece]) -> None:
+        self._total = {kind: sum(piece.kind == kind for piece in todo) for kind in KINDS}
+        self.findings: list[Finding] = []
+
+    def note(self, finding: Finding) -> None:
+        self.findings.append(finding)
+
+    @property
+    def verdict(self) -> Verdict:
+        verdicts = {finding.verdict for finding in self.findings}
+        return next((v for v in (Verdict.FAILURE, Verdict.CANNOT_DECIDE) if v in verdicts), Verdict.SUCCESS)
+
+    @property
+    def wrong(self) -> list[Finding]:
+        """What found something, or could not decide."""
+        return [finding for finding in self.findings if finding.verdict is not Verdict.SUCCESS]
+
+    def table(self) -> Table:
+        """Draw a row for each kind: pieces done, the last one's figures, what was found first."""
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for name in ("instrument", "done", "seconds", "last", "found"):
+            table.add_column(name, justify="right" if name in ("done", "seconds") else "left")
+        for kind in KINDS:
+            of_kind = [finding for finding in self.findings if finding.piece.kind == kind]
+            wrong = [finding for finding in of_kind if finding.verdict is not Verdict.SUCCESS]
+            last = f"{of_kind[-1].piece.name}: {of_kind[-1].done}" if of_kind else ""
+            found = (
+                f"{len(wrong)}, the first in {wrong[0].piece.name}: {wrong[0].found}" if wrong else "nothing"
+            )
+            seconds = sum(finding.seconds for finding in of_kind)
+            table.add_row(kind, f"{len(of_kind)} of {self._total[kind]}", f"{seconds:.1f}", last, found)
+        return table
+
+    def as_dict(self, missing: list[str], seconds: float) -> dict[str, object]:
+        """Say the same for a program."""
+        return {
+            "verdict": self.verdict,
+            "seconds": seconds,
+            "missing": missing,
+            "pieces": [
+                {
+                    "kind": finding.piece.kind,
+                    "name": finding.piece.name,
+                    "preset": finding.piece.preset,
+                    "verdict": finding.verdict,
+                    "done": finding.done,
+                    "seconds": finding.seconds,
+                    "found": finding.found,
+                }
+                for finding in self.findings
+            ],
+        }
+
+
+def _where(finding: Finding) -> str:
+    return f"{finding.piece.kind}, {finding.piece.name}"
+
+
+def _print(console: Console, progress: Progress, missing: list[str], seconds: float) -> None:
+    """Print the first story in full, all others in a line, the table, and the verdict as the last line."""
+    wrong = progress.wrong
+    if wrong:
+        console.print(
+            f"{_where(wrong[0])}\n{wrong[0].story}\n", highlight=False, markup=False, soft_wrap=True
+        )
+    for finding in wrong[1:]:
+        console.print(
+            f"!!! {_where(finding)}: {finding.found}", highlight=False, markup=False, soft_wrap=True
+        )
+    console.print(progress.table(), highlight=False, markup=False)
+    for text in missing:
+        console.print(f"note: without {text}", highlight=False, markup=False, soft_wrap=True)
+    count = f"{len(progress.findings)} looks, {len(wrong)} of them found something"
+    console.print(
+        f"{progress.verdict} {count} ({seconds:.0f} s)",
+        style=progress.verdict.style,
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,86 @@
+"""`stress check`: everything is looked at, what finds something is told first, and there is one verdict."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pagealloc.sync_real import gil_enabled
+
+if not gil_enabled():
+    pytest.skip("importing greenlet would give this interpreter its GIL back", allow_module_level=True)
+pytest.importorskip("greenlet", reason="schedule search needs greenlet")
+
+from stress.cli import main
+from stress.errors import Verdict
+from stress.hunt import check_command
+from stress.hunt.check_command import Progress
+from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, look, pieces
+from stress.mutants import planted
+from stress.run.scenario import shipped
+from stress.search.scenarios import SCENARIOS
+
+GOLDEN, SCHEDULES, RUNS, TESTS = KINDS
+
+
+def test_a_check_looks_at_everything_there_is() -> None:
+    todo, missing = pieces(WHOLE)
+    names = {kind: {piece.name for piece in todo if piece.kind == kind} for kind in KINDS}
+    assert names[SCHEDULES] == set(SCENARIOS)
+    assert names[RUNS] == set(shipped()) - {"all"}
+    assert names[TESTS] == {"pagealloc", "workers"}
+    assert names[GOLDEN] >= {"tests/golden/designed", "tests/golden/random"}
+    assert missing == []
+
+
+def test_a_quick_check_does_less_of_the_same() -> None:
+    quick, whole = ({piece.name for piece in pieces(effort)[0]} for effort in (QUICK, WHOLE))
+    assert quick <= whole
+    assert {name for name in whole - quick if not name.startswith("tests/golden/")} == set()
+
+
+def test_a_fault_that_a_schedule_shows_is_told_as_a_story() -> None:
+    with planted("M-69"):
+        finding = look(Piece(SCHEDULES, "give-back-what-is-not-withheld", 100))
+    assert finding.verdict is Verdict.FAILURE
+    assert finding.found.startswith("lockdep: ")
+    assert "give back has ended and holds zone->lock Normal" in finding.story
+    assert "python -m stress explore give-back-what-is-not-withheld" in finding.story
+
+
+def test_a_short_run_is_judged_by_its_log() -> None:
+    finding = look(Piece(RUNS, "steady-churn", 0.5))
+    assert finding.verdict is Verdict.SUCCESS, finding.story
+    assert finding.done.endswith(" records")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "verdict"),
+    [
+        ([Verdict.SUCCESS, Verdict.SUCCESS], Verdict.SUCCESS),
+        ([Verdict.CANNOT_DECIDE, Verdict.SUCCESS], Verdict.CANNOT_DECIDE),
+        ([Verdict.CANNOT_DECIDE, Verdict.FAILURE], Verdict.FAILURE),
+    ],
+)
+def test_one_verdict_is_made_of_all(verdicts: list[Verdict], verdict: Verdict) -> None:
+    progress = Progress([])
+    for one in verdicts:
+        progress.note(Finding(Piece(SCHEDULES, "a"), one, "", 0.0))
+    assert progress.verdict is verdict
+
+
+def test_a_check_that_finds_something_fails_and_says_where(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    todo = [Piece(SCHEDULES, "vector-nodes", 1)]
+    wrong = Finding(todo[0], Verdict.FAILURE, "1 executions", 0.1, "S1: a page", "the story")
+    monkeypatch.setattr(check_command, "pieces", lambda effort: (todo, ["nothing"]))
+    monkeypatch.setattr(check_command, "_look_at_all", lambda todo, jobs: iter([wrong]))
+    assert main(["check", "--quick"]) == 1
+    out = capsys.readouterr().out
+    assert "the story" in out
+    assert out.splitlines()[-1].startswith("FAILURE 1 looks, 1 of them found something")
+    assert main(["check", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["verdict"], told["pieces"][0]["found"]) == ("FAILURE", "S1: a page")
