@@ -133,7 +133,8 @@ def _story(failure: Failure) -> str:
             world,
             f"scenario {failure.scenario}, preset {failure.preset}",
         )
-    return f"{told.getvalue()}\nfound again by\n    python -m stress explore {failure.scenario} --preset {failure.preset}"
+    again = f"python -m stress explore {failure.scenario} --preset {failure.preset}"
+    return f"{told.getvalue()}\nfound again by\n    {again}"
 
 
 def _process(seconds: float, command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
