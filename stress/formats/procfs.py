@@ -72,19 +72,23 @@ def memory_zones(memory: Memory) -> list[ZoneCounts]:
 def every_zone(zones: Sequence[ZoneCounts], revision: Revision) -> list[ZoneCounts]:
     """Return all zones of all nodes in the kernel's order: those given, and those that have no pages.
 
-    The machine is a 64-bit one, without HighMem, unless a zone of that name is given.
+    The machine is a 64-bit one, without HighMem, unless a zone of that name is given. Behind all others stands Device,
+    as in the kernels of distributions, always without pages.
     """
     given = {(zone.node, zone.name): zone for zone in zones}
     names = [name for name in ZONE_NAMES if name != "HighMem" or any(zone.name == name for zone in zones)]
     columns = [ZONE_NAMES.index(name) for name in names]
     found = []
     for node in sorted({zone.node for zone in zones}):
-        for name in names:
+        for name in [*names, "Device"]:
             zone = given.get((node, name))
             if zone is None:
                 mark = token_min_pages(0) if name == "Movable" and revision.movable_keeps_token else 0
                 zone = ZoneCounts(name, node, min=mark, low=mark, high=mark, protection=[0] * len(ZONE_NAMES))
-            found.append(replace(zone, protection=[zone.protection[column] for column in columns]))
+            protection = [zone.protection[column] for column in columns]
+            found.append(
+                replace(zone, protection=[*protection, protection[-1]])
+            )  # Device adds nothing to withhold for
     first = {
         node: next(zone for zone in found if zone.node == node and zone.present)
         for node in {z.node for z in zones}

@@ -102,7 +102,7 @@ def test_a_live_memory_reads_like_a_guest(sync: Sync) -> None:
         memory.alloc_pages(GFP_KERNEL, 3)
         memory.alloc_pages(GFP_HIGHUSER_MOVABLE, 9)
         zones = memory_zones(memory)
-        assert [zone.name for zone in zones] == ["DMA", "DMA32", "Normal", "Movable"]
+        assert [zone.name for zone in zones] == ["DMA", "DMA32", "Normal", "Movable", "Device"]
         read = parse_pagetypeinfo(pagetypeinfo(zones))
         info = [zone for zone in parse_zoneinfo(zoneinfo(zones)) if zone.managed]
         lines = buddyinfo(zones).splitlines()
@@ -119,7 +119,8 @@ def test_a_live_memory_reads_like_a_guest(sync: Sync) -> None:
             assert (marks.start_pfn, marks.managed) == (zone.start_pfn, zone.managed_pages)
             assert marks.page_sets[0].count == memory.nr_page_set_pages(zone)
         assert sum(marks.page_sets[0].count for marks in info) > 0
-        assert info[0].protection == [*memory.zones[0].lowmem_reserve[:3], memory.zones[0].lowmem_reserve[4]]
+        reserve = memory.zones[0].lowmem_reserve  # without HighMem, and Device after Movable
+        assert info[0].protection == [*reserve[:3], reserve[4], reserve[4]]
         assert [marks.node_counters is not None for marks in info] == [True, False]
 
 
@@ -129,10 +130,12 @@ def test_every_node_has_every_zone_down_to_its_protection() -> None:
         revision = replace(V6_1, movable_keeps_token=movable_keeps_token)
         text = zoneinfo(memory_zones(Memory(specs, ram=None, revision=revision)))
         heads = re.findall(r"^Node (\d), zone +(\w+)$", text, re.MULTILINE)
-        assert heads == [(node, name) for node in "01" for name in ("DMA", "DMA32", "Normal", "Movable")]
+        assert heads == [
+            (node, name) for node in "01" for name in ("DMA", "DMA32", "Normal", "Movable", "Device")
+        ]
         # The kernel's unpopulated Movable zone has a min mark of 32 pages since 6.6.
         mark = 32 if movable_keeps_token else 0
-        empty = text[text.index("Node 1, zone  Movable") :]
+        empty = text[text.index("Node 1, zone  Movable") : text.rindex("Node 1, zone   Device")]
         assert empty == (
             "Node 1, zone  Movable\n"
             "  pages free     0\n"
@@ -144,7 +147,7 @@ def test_every_node_has_every_zone_down_to_its_protection() -> None:
             "        present  0\n"
             "        managed  0\n"
             "        cma      0\n"
-            "        protection: (0, 0, 0, 0)\n"
+            "        protection: (0, 0, 0, 0, 0)\n"
         )
         # Each node's figures stand in its first zone that has pages, as parsers expect.
         assert re.findall(r"^Node (\d), zone +(\w+)\n  per-node stats$", text, re.MULTILINE) == [
@@ -162,7 +165,7 @@ def test_zones_are_printed_by_node_whatever_their_addresses() -> None:
         (0, "HighMem"),
         (1, "Normal"),
     ]
-    assert len(zones[0].protection) == 5
+    assert len(zones[0].protection) == 6
 
 
 def test_a_processors_page_set_is_printed_for_each_in_their_order() -> None:
