@@ -4,6 +4,7 @@
     machine         watched zones, booted once for all executions of a program
     oracle          every step held against the invariants
     lockless        points at what is read and written without a lock
+    narration       what a story says of works and page sets
     known           what was judged before is looked up
     scenarios       small closed programs, each aimed at one danger
     explore         many executions of a scenario; the first that fails is shrunk

@@ -16,6 +16,7 @@ from stress.controlled.world import World
 from stress.search.known import Known
 from stress.search.lockless import LocklessPageSets
 from stress.search.machine import Build, WatchedMemory, boot
+from stress.search.narration import narrate_page_sets, narrate_works
 from stress.search.oracle import Oracle
 from workers.page_reporting import (
     Batch,
@@ -167,6 +168,10 @@ class Kit:
         self.host.inner = self.reporter
         self.workqueue = Workqueue(self.sync, "worker")
         self.oracle.watch_workqueue(self.workqueue)
+        if self.world.log is not None:
+            narrate_works(self.world, self.workqueue)
+            if self.memory.page_sets is not None:
+                narrate_page_sets(self.world, self.memory.page_sets)
         self.reporting = PageReporting(
             self.memory.zones,
             self.revision,

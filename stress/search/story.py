@@ -60,12 +60,17 @@ def tell(console: Console, world: World, title: str) -> None:
         for line in history:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     console.print("\nschedule", style="bold")
-    console.print(schedule_table(log, world))
+    console.print(schedule_table(log, world, failure))
+
+
+def frames_of(text: str) -> set[int]:
+    """Return the pfns that a text names."""
+    return {int(pfn, 0) for pfn in re.findall(r"pfns? \[?(0x[0-9a-f]+|\d+)", text)}
 
 
 def page_history(log: list[LogEntry], world: World, text: str) -> list[str]:
     """Say what was done to the pages that a violation names, in order."""
-    frames = {int(pfn, 0) for pfn in re.findall(r"pfns? \[?(0x[0-9a-f]+|\d+)", text)}
+    frames = frames_of(text)
     lines = []
     for entry in log:
         inside = any(entry.pfn <= frame < entry.pfn + (1 << entry.order) for frame in frames)
@@ -75,8 +80,8 @@ def page_history(log: list[LogEntry], world: World, text: str) -> list[str]:
     return lines
 
 
-def schedule_table(log: list[LogEntry], world: World) -> Table:
-    """Draw the turns, a column for each task."""
+def schedule_table(log: list[LogEntry], world: World, failure: Violation | None = None) -> Table:
+    """Draw the turns, a column for each task; what the failure is about is never left out."""
     table = Table(show_lines=True)
     table.add_column("#", justify="right")
     table.add_column("time", justify="right", no_wrap=True)
@@ -91,12 +96,28 @@ def schedule_table(log: list[LogEntry], world: World) -> Table:
                 table.add_row("…", f"{len(every) - 2 * half} turns")
             continue
         cells = [Text()] * len(used)
-        cells[used.index(turn.task)] = _cell(turn, boot=number == 1)
+        cells[used.index(turn.task)] = _cell(turn, failure, boot=number == 1)
         table.add_row(str(number), f"{turn.now_s:.1f} s", *cells)
     return table
 
 
-def _cell(turn: Turn, *, boot: bool) -> Text:
+# Invariants that are about a device's work and its state, whatever their text names.
+OF_WORKS = frozenset({"S22", "S23", "L1", "L2", "L3", "L5", "deadlock"})
+WORK_WORDS = ("page_reporting_process", "state of ", "workqueue ")
+
+
+def _is_about(failure: Violation | None, entry: LogEntry) -> bool:
+    """Whether a step operates on what the violated invariant is about."""
+    if failure is None:
+        return False
+    if entry.kind == "page":
+        return any(entry.pfn <= frame < entry.pfn + (1 << entry.order) for frame in frames_of(failure.text))
+    if failure.invariant in OF_WORKS and entry.subject.startswith(WORK_WORDS):
+        return True
+    return bool(entry.subject) and entry.subject in failure.text
+
+
+def _cell(turn: Turn, failure: Violation | None = None, *, boot: bool) -> Text:
     """Draw a turn. In the first one the machine is built, alone: only what became of pages is told."""
     entries = [entry for entry in turn.entries if entry.kind == "page"] if boot else turn.entries
     lines = [
@@ -108,7 +129,8 @@ def _cell(turn: Turn, *, boot: bool) -> Text:
     if len(lines) > DONE_IN_A_TURN:
         pages = [at for at, entry in enumerate(entries) if entry.kind == "page"]
         handed = [at for at in pages if lines[at].startswith("hands to")]  # often what an invariant is about
-        kept = sorted({0, *handed, *pages[-DONE_IN_A_TURN + 2 :], len(lines) - 1})
+        about = [at for at, entry in enumerate(entries) if _is_about(failure, entry)]
+        kept = sorted({0, *handed, *about, *pages[-DONE_IN_A_TURN + 2 :], len(lines) - 1})
         left_out = len(lines) - len(kept)
         lines = [lines[at] for at in kept]
         if left_out:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pagealloc.revision import PRESETS
 from pagealloc.sync_real import gil_enabled
@@ -108,6 +110,18 @@ def test_a_fault_in_a_corner_is_found_by_the_scenario_that_goes_there(
     failure = search(scenario, mutant, executions=1000).failure
     assert failure is not None
     assert failure.invariant == invariant
+
+
+def test_a_story_tells_works_by_name_and_folds_nothing_that_the_invariant_is_about() -> None:
+    failure = search("unregister-with-a-timeout", "M-65", executions=500).failure
+    assert failure is not None
+    world = replay.execute(failure)
+    assert isinstance(world.failure, Violation)
+    console = Console(file=io.StringIO(), width=300)
+    console.print(schedule_table(world.log or [], world, world.failure))
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in ("disarms and bars", "queues", "begins", "ends"):
+        assert f"{words} page_reporting_process host" in told
 
 
 LOOK = "free-while-the-lists-look-empty"
