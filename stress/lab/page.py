@@ -26,8 +26,9 @@ NOT_MODELLED = (
 VALIDATED = {
     "trace": "recorded guests of kernels 6.1 and 6.12, order 9: as many passes, times within 3 ms where "
     "the guest is not busy, amounts within 3 %, the host's curve within 5 % of its range",
-    "curve": "a build of clang on 16 GiB (scale 32, one seed): at order 0 mean resident memory within 1 % and overshoot "
-    "within 0.1 GiB of what was measured; at order 9 7 % too high, since how a load fragments is an assumption",
+    "curve": "a build of clang on 16 GiB (scale 32, one seed): at order 0 mean resident memory within 1 % and "
+    "overshoot within 0.1 GiB of what was measured; at order 9 7 % too high, since how a load fragments is an "
+    "assumption",
     "burst": "six sandboxes of 4 GiB: the time until their memory is back within 0.3 s of the measured 10.1 and 1.3 s",
 }
 
