@@ -119,10 +119,10 @@ class ZoneLock:
         An exception may come right before or after the lock is taken or given, so whoever handles it cannot
         know; the lock does. If the thread is inside further out, that hold is not this one's to give.
         """
-        if entered:
-            self.inside = False
         if not self.owned():
             return
+        if entered:
+            self.inside = False
         further_out = self.inside and self.refusal is None
         while self.owned():
             self.give()

@@ -4,6 +4,7 @@ page_reporting  the worker and the device: start here
 policy          what the worker may decide, and what the kernel decides
 policies        what others decide
 stats           what the worker counts
+managed         all of it in one context manager, for programs
 workqueue       delayed work on one thread
 reporters       what a device does with a batch, and how to load one
 qemu            one of them: QEMU's own balloon
@@ -15,6 +16,8 @@ errors          what a reporter raises
 
 from __future__ import annotations
 
+from workers.errors import WorkerDied
+from workers.managed import reporting
 from workers.page_reporting import (
     Batch,
     Block,
@@ -46,7 +49,9 @@ __all__ = [
     "ReporterStuck",
     "ReportingPolicy",
     "Sleep",
+    "WorkerDied",
     "Workqueue",
     "load_policy",
     "load_reporter",
+    "reporting",
 ]

@@ -36,6 +36,7 @@ from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
+from workers.errors import close_promise, describe_error
 from workers.policy import STOP, ReportingPolicy
 from workers.stats import PageReportingStats
 from workers.workqueue import DelayedWork, Workqueue
@@ -196,6 +197,7 @@ class PageReporting:
         self._settled_order: int | None = None  # page_reporting_order, once a device has registered
         self._leaving: Registration | None = None
         self._running: Registration | None = None
+        self._ending: BaseException | None = None  # what a reporter raised to end the worker
         self._alloc_scatterlist = alloc_scatterlist
         self.trace: Trace | None = None  # told of passes, batches and requests
 
@@ -205,8 +207,9 @@ class PageReporting:
         """Make `device` the one that gets reports, and ask for a first pass; returns its effective order.
 
         Blocks that an earlier device was told about stay Reported: this one does not hear of them.
-        Raises DeviceBusy when there is a device already, or one that is still leaving.
+        Raises DeviceBusy when there is a device already, or one that is still leaving, and WorkerDied.
         """
+        self._workqueue.check()
         self._mutex.acquire()
         try:
             if self._registered is not None:
@@ -367,6 +370,9 @@ class PageReporting:
                 self._request_after(registration, again_s)
             self._running = None
             self._tell("page_reporting_pass_end", self.stats.passes, STATE_NAMES[found], lost)
+        ending, self._ending = self._ending, None
+        if ending is not None:
+            raise ending
 
     def _request_after(self, registration: Registration, delay_s: float) -> None:
         """Ask for a pass that nobody asked for: the policy has left something."""
@@ -398,11 +404,8 @@ class PageReporting:
         if not sgl.batch():
             return None
         error = self._report(registration, zone, sgl)
-        zone.lock.acquire()
-        try:
+        with zone.lock:
             self.drain(zone, sgl, reported=error is None)
-        finally:
-            zone.lock.release()
         return error
 
     # Why one loop, what stood here before, and what is open: docs/CYCLE.md.
@@ -417,8 +420,7 @@ class PageReporting:
             return None
         revision, policy, chooses = self.revision, self.policy, self._chooses
         error = None
-        zone.lock.acquire()
-        try:
+        with zone.lock:
             nr_free = zone.nr_free[order]
             if zone.trace is not None:
                 zone.trace("page_reporting_visit", order, migratetype, nr_free)
@@ -462,8 +464,6 @@ class PageReporting:
                 pfn = -1 if error is not None else self._first_unreported(zone, order, migratetype)
             if revision.rotate and pfn >= 0:
                 zone.rotate_to_front(pfn, order, migratetype)
-        finally:
-            zone.lock.release()
         return error
 
     @staticmethod
@@ -495,28 +495,28 @@ class PageReporting:
         self.flight = Flight(zone, batch, started_s, number)
         error: Exception | None = None
         try:
-            registration.device.reporter.report(zone, batch)
+            promise: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
+            if hasattr(promise, "__await__"):
+                close_promise(promise)
+                error = PageReportingError("report(zone, batch) is a coroutine function, which nobody awaits")
         except Exception as raised:
             error = raised.with_traceback(None)  # this frame is in it, and would keep itself and all it knows
         except SystemExit as raised:
-            error = PageReportingError(f"the reporter called sys.exit({raised.code!r})")
-        except BaseException as ending:
-            # Not a failure of the device but the end of this thread: no page may be lost with it.
-            self._tell("page_reporting_report_end", number, zone.number, repr(ending))
-            zone.lock.acquire()
-            self.drain(zone, sgl, reported=False)
-            zone.lock.release()
-            raise
+            error = PageReportingError(f"the reporter called sys.exit: {describe_error(raised)}")
+        except BaseException as raised:
+            # Not a failure of the device but the end of this thread, when the pass has put everything back.
+            self._ending = raised
+            error = PageReportingError(f"the reporter ends the worker: {describe_error(raised)}")
         finally:
             self.flight = None
             self.stats.batches = number
         if error is None:
             self.stats.reported_blocks += len(batch)
             self.stats.reported_bytes += sum(block.length for block in batch)
-        else:
+        elif self._ending is None:  # the end of the worker is no failure of the device
             self.stats.failed_batches += 1
-            self.stats.first_error = self.stats.first_error or f"{type(error).__name__}: {error}"
-        what = None if error is None else repr(error)
+            self.stats.first_error = self.stats.first_error or describe_error(error)
+        what = None if error is None else describe_error(error)
         self._tell("page_reporting_report_end", number, zone.number, what)
         return error
 
@@ -561,7 +561,7 @@ class PageReporting:
         return self._running is not None
 
     def settled(self) -> bool:
-        """Whether no pass runs and none is armed.
+        """Whether no pass runs and none is armed. Raises WorkerDied, with the failure, when nobody would make one.
 
         Not all that is free has been reported then: what rests on page sets comes to the lists, and asks for a pass,
         when a set overflows or is drained, and pages may rest there for good (`Memory.drain_all_pages`).

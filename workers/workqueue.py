@@ -12,7 +12,9 @@ from bisect import insort
 from collections.abc import Callable
 from operator import attrgetter
 
+from pagealloc.errors import PageAllocError
 from pagealloc.sync import Sync, Thread
+from workers.errors import WorkerDied, describe_error
 
 _due = attrgetter("due")
 
@@ -49,7 +51,8 @@ class Workqueue:
 
     def start(self) -> None:
         """Start the thread; call it once."""
-        assert self._thread is None, "a workqueue starts once"
+        if self._thread is not None:
+            raise PageAllocError(f"workqueue {self.name} was started already; expected to be started once")
         self._thread = self._sync.spawn(self.name, self._run)
 
     def stop(self, timeout_s: float) -> bool:
@@ -83,11 +86,20 @@ class Workqueue:
             return None if due is None else due[0]
 
     def pending(self, work: DelayedWork) -> bool:
-        """Whether the work is armed."""
+        """Whether the work is armed. Raises WorkerDied when nobody will run it."""
+        self.check()
         return work.due is not None
 
+    def check(self) -> None:
+        """Raise WorkerDied, from what ended it, when the queue's thread has ended by an exception."""
+        if self.failure is not None:
+            raise WorkerDied(
+                f"the thread of workqueue {self.name} has ended: {describe_error(self.failure)}"
+            ) from self.failure
+
     def idle(self, work: DelayedWork) -> bool:
-        """Whether the work is neither armed nor running, in one look."""
+        """Whether the work is neither armed nor running, in one look. Raises WorkerDied when nobody will run it."""
+        self.check()
         with self._changed:
             return work.due is None and not work.running
 
@@ -123,7 +135,8 @@ class Workqueue:
 
         For a queue without a thread: whoever replays a recorded run decides when its works run.
         """
-        assert self._thread is None, "the queue's own thread runs its works"
+        if self._thread is not None:
+            raise PageAllocError(f"workqueue {self.name} was started, and its own thread runs its works")
         with self._changed:
             if work.due is None:
                 return False

@@ -82,7 +82,7 @@ LIFE = {
                 "_report",
                 """
                 +     self.unregister(registration.device)
-                  what = None if error is None else repr(error)
+                  what = None if error is None else describe_error(error)
                 """,
             ),
         ),
@@ -196,8 +196,8 @@ LIFE = {
                 PageReporting,
                 "_report",
                 """
-                - registration.device.reporter.report(zone, batch)
-                + self._sync.spawn('device', lambda: registration.device.reporter.report(zone, batch))
+                - promise: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
+                + promise = self._sync.spawn('device', lambda: registration.device.reporter.report(zone, batch))
                 """,
             ),
         ),

@@ -74,11 +74,8 @@ RACES = {
                 PageReporting,
                 "process_zone",
                 """
-                - zone.lock.acquire()
-                - try:
+                - with zone.lock:
                 -     self.drain(zone, sgl, reported=error is None)
-                - finally:
-                -     zone.lock.release()
                 + self.drain(zone, sgl, reported=error is None)
                 """,
             ),

@@ -210,7 +210,8 @@ class StressRun:
         reporting = self.rig.reporting
         # A reporter that allocates leaves pages on its page sets again, after the others' were drained.
         withheld = any(self.rig.memory.nr_page_set_pages(zone) for zone in self.rig.memory.zones)
-        at_rest = reporting.settled() and not withheld and not cut_short()
+        alive = self.rig.workqueue.failure is None
+        at_rest = alive and reporting.settled() and not withheld and not cut_short()
         return reporting.device is not None and at_rest
 
     def _part_with_device(self) -> None:

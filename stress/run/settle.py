@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from pagealloc.gfp import GFP_HIGHUSER_MOVABLE
 from stress.invariants.rules import REST_PASSES_MAX
 from stress.run.rig import Rig
+from workers.errors import WorkerDied
 
 STUCK_AFTER_S = 2.0  # beyond the time that a batch is known to take
 SETTLE_DELAY_MAX_S = 10.0  # a pass that is due later than this is not waited for
@@ -42,6 +44,10 @@ class Settling:
         `reporter_sleep_s` is the longest time that a batch takes.
         """
         self.failed_before = self._reporting.stats.failed_batches
+        with suppress(WorkerDied):  # the run's verdict tells it
+            self._settle(reporter_sleep_s, over)
+
+    def _settle(self, reporter_sleep_s: float, over: Callable[[], bool]) -> None:
         fewest = in_vain = 0
         while not over():
             self._await_idle(reporter_sleep_s, over)

@@ -8,8 +8,10 @@ from functools import partial
 
 import pytest
 
+from pagealloc.errors import PageAllocError
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
+from workers.errors import WorkerDied
 from workers.workqueue import DelayedWork, Workqueue
 
 PATIENCE_S = 20.0
@@ -333,14 +335,14 @@ def test_a_queue_that_never_started_stops_at_once(unstarted: Workqueue) -> None:
 
 
 def test_a_queue_does_not_start_twice(started: Workqueue) -> None:
-    with pytest.raises(AssertionError, match="starts once"):
+    with pytest.raises(PageAllocError, match="expected to be started once"):
         started.start()
 
 
 def test_a_started_queue_runs_its_works_itself(started: Workqueue) -> None:
     work = DelayedWork("far", Recorder())
     started.queue_delayed_work(work, LONG_S)
-    with pytest.raises(AssertionError, match="own thread"):
+    with pytest.raises(PageAllocError, match="own thread"):
         started.run_now(work)
 
 
@@ -358,7 +360,8 @@ def test_what_a_work_raises_is_kept_as_the_queues_failure(sync: Sync, until: Cal
     until(lambda: queue.failure is not None, "the failure is recorded")
     assert queue.failure is failure
     assert queue.stop(PATIENCE_S)
-    assert queue.idle(work), "a work that raised does not count as running"
+    with pytest.raises(WorkerDied, match="ValueError: of the work"):
+        queue.idle(work)
 
 
 def test_run_now_hands_on_what_the_work_raises_and_leaves_it_idle(unstarted: Workqueue) -> None:
