@@ -41,7 +41,7 @@ from pagealloc.mmzone import (
 )
 from pagealloc.pcp import CPUS, PageSets
 from pagealloc.ram import Ram, RamKind
-from pagealloc.revision import V6_1, Revision
+from pagealloc.revision import DEFAULT, Revision
 from pagealloc.sync import Sync
 from pagealloc.sync_real import RealSync
 from pagealloc.tracepoints import Trace
@@ -108,7 +108,7 @@ class Memory:
         specs: Sequence[ZoneSpec],
         *,
         layout: Layout | None = None,
-        revision: Revision = V6_1,
+        revision: Revision = DEFAULT,
         sync: Sync | None = None,
         ram: RamKind | None = "anonymous",
         page_sets: bool = True,

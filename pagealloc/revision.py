@@ -131,6 +131,8 @@ SEED = replace(CORE, name="seed", rotate=True, leave_after_nr_free=True)
 
 PRESETS = {revision.name: revision for revision in (CORE, ROTATION, V5_7, V6_1, V6_12, SEED)}
 
+DEFAULT = V6_12  # what most machines run: Debian 13, and most clouds
+
 WITH_BARRIER = "+mb"  # behind a preset's name: with the full barrier that the kernels lack
 
 

@@ -11,7 +11,7 @@
         explore_reporter(MyReporter)
 
 A test with the marker takes `kit` (see `stress.search.kit`); marker arguments: `executions` (500), `strategy`
-("portfolio"), `preemptions` (2), `preset` ("v6.1"), `seed` (1). A failing test prints the story and the
+("portfolio"), `preemptions` (2), `preset` ("v6.12"), `seed` (1). A failing test prints the story and the
 command that replays it: `pytest NODEID --explore-replay FILE`.
 """
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from stress.search.explore import Failure, Program
     from workers.page_reporting import Reporter
 
-MARKER = "explore(executions=500, strategy='portfolio', preemptions=2, preset='v6.1', seed=1)"
+MARKER = "explore(executions=500, strategy='portfolio', preemptions=2, preset='v6.12', seed=1)"
 DEFAULTS: dict[str, Any] = {
     "executions": 500,
     "strategy": "portfolio",
     "preemptions": 2,
-    "preset": "v6.1",
+    "preset": "v6.12",
     "seed": 1,
 }
 
@@ -94,7 +94,7 @@ def explore_reporter(request: pytest.FixtureRequest) -> ExploreReporter:
     """
 
     def explore(
-        reporter: type[Reporter], *, executions: int = 200, preset: str = "v6.1", seed: int = 1
+        reporter: type[Reporter], *, executions: int = 200, preset: str = "v6.12", seed: int = 1
     ) -> None:
         from stress.search.explore import program  # noqa: PLC0415
         from stress.search.scenarios import SCENARIOS  # noqa: PLC0415

@@ -12,7 +12,7 @@ from pagealloc import COMPILED, gfp
 from pagealloc.memory import ZoneSpec
 from pagealloc.mmzone import ORDERS_MAX, ZONE_NAMES, Layout
 from pagealloc.pcp import CPUS
-from pagealloc.revision import PRESETS
+from pagealloc.revision import DEFAULT, PRESETS
 from stress.errors import BadArgument, quoted
 from stress.mutants import MUTANTS
 from stress.provenance import INTERPRETED_ONLY
@@ -96,7 +96,7 @@ class RunParams:
         "vm.min_free_kbytes; khugepaged raises it, to 67584 on a PC with one zone Normal (default: by size)",
         "N",
     )
-    preset: str = _machine("v6.1", f"kernel to follow: {', '.join(PRESETS)}", "P")
+    preset: str = _machine(DEFAULT.name, f"kernel to follow: {', '.join(PRESETS)}", "P")
     seed: int = _machine(1, "of every random choice", "N")
     must_release: bool = _machine(False, "a block that a reporter acknowledges and keeps is a failure", "")
     log: str = _machine("all", "tracepoints in the run directory: all or off", "WHICH")

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pagealloc.revision import PRESETS, WITH_BARRIER
+from pagealloc.revision import DEFAULT, PRESETS, WITH_BARRIER
 from stress.controlled.world import Violation
 from stress.errors import BadArgument, Verdict, one_line
 from stress.invariants import INVARIANTS
@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     strategies = f"{', '.join(STRATEGIES)} (default: portfolio)"
     parser.add_argument("--strategy", default="portfolio", metavar="NAME", help=strategies)
     presets = (
-        f"kernel to follow: {', '.join(PRESETS)}, or all (default: v6.1); {WITH_BARRIER} behind one adds the barrier "
-        "that --memory tso finds missing"
+        f"kernel to follow: {', '.join(PRESETS)}, or all (default: {DEFAULT.name}); {WITH_BARRIER} behind one adds "
+        "the barrier that --memory tso finds missing"
     )
-    parser.add_argument("--preset", default="v6.1", metavar="P", help=presets)
+    parser.add_argument("--preset", default=DEFAULT.name, metavar="P", help=presets)
     parser.add_argument("--mutant", metavar="M", help="plant a fault first; --list shows them")
     memory = "memory model: sc (default), or tso, where a plain store may wait in its task's store buffer"
     parser.add_argument("--memory", default="sc", metavar="M", help=memory)

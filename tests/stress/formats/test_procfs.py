@@ -169,7 +169,8 @@ def test_zones_are_printed_by_node_whatever_their_addresses() -> None:
 
 
 def test_a_processors_page_set_is_printed_for_each_in_their_order() -> None:
-    memory = Memory([ZoneSpec("Normal", 1 << 18)], ram=None, cpus=3, min_free_kbytes=67584)
+    specs = [ZoneSpec("Normal", 1 << 18)]
+    memory = Memory(specs, revision=V6_1, ram=None, cpus=3, min_free_kbytes=67584)
     memory.run_on_cpu(1)
     memory.alloc_pages(GFP_KERNEL)
     (zone,) = [zone for zone in parse_zoneinfo(zoneinfo(memory_zones(memory))) if zone.managed]
