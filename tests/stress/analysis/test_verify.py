@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ pytest.importorskip("msgspec", reason="reading logs needs msgspec (the extra 'an
 from stress.analysis.verify import Judgement, verify
 from stress.cli import main
 from stress.log.events import EVENTS, SCHEMA_VERSION, field_names
+from stress.log.files import BadLog
 from stress.log.writer import LENGTH, LogFiles, LogWriter, serve
 
 RUN = ["run", "--allocators=2", "--seconds=0.6", "--zones=DMA32=48MiB,Normal=64MiB", "--order=5"]
@@ -377,3 +379,27 @@ def test_a_run_says_itself_what_its_log_proves(tmp_path: Path, capsys: pytest.Ca
     assert ", judged " in lines[-1]
     assert main([*RUN, "--log", "off", "--run-dir", str(tmp_path / "off")]) == 0
     assert "nothing but the run's own checks judged" in capsys.readouterr().out
+
+
+def test_an_alteration_of_any_field_of_any_record_is_noticed(good_run: Path, tmp_path: Path) -> None:
+    """Field by field through all that a log has: with its checksums nothing passes, figures and names included."""
+    shutil.copy(good_run / "checksums-0001.txt", tmp_path)
+    lines = (good_run / "events-0001.ndjson").read_bytes().splitlines(keepends=True)
+    places = {
+        (record["event"], field): at
+        for at, record in enumerate(map(json.loads, lines))
+        for field in record
+        if field != "event"
+    }
+    passed = []
+    for (event, field), at in places.items():
+        record = json.loads(lines[at])
+        value = record[field]
+        record[field] = value + 1 if type(value) is int else not value if type(value) is bool else "altered"
+        altered = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        (tmp_path / "events-0001.ndjson").write_bytes(b"".join([*lines[:at], altered, *lines[at + 1 :]]))
+        with suppress(BadLog):  # of the first block: it does not begin as a log does
+            if verify(tmp_path).verdict == "SUCCESS":
+                passed.append((event, field))
+    assert len(places) > 150
+    assert passed == []
