@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pagealloc.revision import PRESETS
+from pagealloc.revision import DEFAULT, PRESETS
 from pagealloc.sync_real import RealSync
 from stress.controlled.world import Violation
 from stress.errors import Verdict, one_line
@@ -53,7 +53,7 @@ class Piece:
     kind: str
     name: str
     amount: float = 0.0
-    preset: str = "v6.1"
+    preset: str = DEFAULT.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def pieces(effort: Effort) -> tuple[list[Piece], list[str]]:
     found += [Piece(runs, name, effort.run_s) for name in shipped() if name != "all"]
     found += [Piece(schedules, name, effort.executions) for name in SCENARIOS]
     if effort.executions_of_others:
-        others = [preset for preset in PRESETS if preset != "v6.1"]
+        others = [preset for preset in PRESETS if preset != DEFAULT.name]
         found += [
             Piece(schedules, name, effort.executions_of_others, preset)
             for preset in others

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pagealloc.errors import BadPage
 from pagealloc.gfp import GFP_DMA32, GFP_KERNEL, GFP_MOVABLE
 from pagealloc.mmzone import MIGRATE_MOVABLE
+from pagealloc.per_cpu_pages import Bounds
 from stress.search.kit import Kit
 from stress.search.scenarios.catalogue import scenario
 
@@ -115,6 +116,8 @@ def two_frees_of_one_block(kit: Kit) -> None:
     kit.world.survives = (BadPage,)
     assert kit.memory.page_sets is not None
     sets, zone = kit.memory.page_sets, kit.zones[0]
+    # Room for both: before v5.13 the limit of so small a zone is 0, and a free would drain at once.
+    sets.bounds = [Bounds(batch=1, high_min=4, high_max=4)]
     pfn = sets.alloc(zone, 0, MIGRATE_MOVABLE, 0)
     drain = kit.sync.event("both frees have ended")
     ended: list[int] = []
