@@ -147,7 +147,7 @@ def test_a_scenario_without_a_choice_is_executed_once_and_complete() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_every_planted_fault_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["mutants", "--json"])
     told = json.loads(capsys.readouterr().out)
