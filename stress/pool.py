@@ -126,12 +126,12 @@ def open_executor(spec: str, count: int) -> Iterator[Executor]:
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
     """Yield the executor of a Dask cluster."""
+    if not address:
+        raise BadArgument("--executor dask: expected dask:ADDRESS, as in dask:tcp://head:8786")
     try:
         distributed = import_module("distributed")
     except ModuleNotFoundError as error:
         raise BadArgument("--executor dask needs distributed: pip install 'pagealloc[cluster]'") from error
-    if not address:
-        raise BadArgument("--executor dask: expected dask:ADDRESS, as in dask:tcp://head:8786")
     try:
         client = distributed.Client(address, timeout=DASK_PATIENCE_S)
     except (OSError, ValueError) as error:

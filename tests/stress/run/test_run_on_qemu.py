@@ -263,4 +263,6 @@ def test_no_page_in_use_is_lost_whatever_happens_to_qemu(sync: Sync) -> None:
     summary = run(sync, reporter, allocators=4, seconds=8.0, delay=0.005, capacity=4)
     assert summary.violations == []
     assert reporter.signals >= 200
-    assert 0 < reporter.kills <= summary.failed_batches < summary.batches
+    # A kill that comes right behind an answer is met by the batch after it: the last one may meet none.
+    assert reporter.kills > 0
+    assert reporter.kills - 1 <= summary.failed_batches < summary.batches
