@@ -44,7 +44,8 @@ class WithoutTracepoints(ast.NodeTransformer):
         return self._without(node, "trace is not None", ast.unparse(node.test))
 
     def _without(self, node: ast.stmt, tracepoint: str, found: str) -> ast.stmt:
-        if found.replace("self.trace", "trace") == tracepoint.replace("self.trace", "trace"):
+        found, tracepoint = (text.replace("self.trace", "trace") for text in (found, tracepoint))
+        if found == tracepoint or found.startswith(f"{tracepoint} and "):
             self.removed += 1
             return ast.copy_location(ast.Pass(), node)
         self.generic_visit(node)

@@ -157,6 +157,7 @@ def test_an_allocator_without_a_lock_runs_under_one() -> None:
 
     assert peer.alloc(3) == 32
     assert peer._acquire(False), "and released again"
+    peer._release()
 
 
 def test_a_lock_is_released_when_the_peer_raises() -> None:
@@ -168,6 +169,7 @@ def test_a_lock_is_released_when_the_peer_raises() -> None:
         peer.alloc(0)
 
     assert peer._acquire(False)
+    peer._release()
 
 
 # -- the worker ------------------------------------------------------------------------------------------------
