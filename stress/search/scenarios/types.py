@@ -225,6 +225,17 @@ def vector_high_atomic_limits(kit: Kit) -> None:
 
 
 @scenario
+def vector_high_atomic_whole_percent(kit: Kit) -> None:
+    """Reserve for a single page first: that is all of 1 % since v6.12, and leaves room for another before."""
+    kit.build(("Normal", 208), layout=Layout(nr_orders=5, pageblock_order=1))
+    zone = kit.zones[0]
+    for order in (0, 2):
+        zone.rmqueue_buddy(order, MIGRATE_MOVABLE, ALLOC_HIGHATOMIC)
+    expected = 2 if kit.revision.highatomic_whole_percent else 4
+    expect(kit, "vectors", "pages reserved", zone.nr_reserved_highatomic, expected)
+
+
+@scenario
 def vector_order_is_settled_once(kit: Kit) -> None:
     """Register a second device with an order of its own: kernels since v6.2 go by the first one's (run 116)."""
     kit.build(("Normal", 32), order=2)
