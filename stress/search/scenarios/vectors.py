@@ -378,21 +378,10 @@ def zeroed_pages_are_zero(kit: Kit) -> None:
     memory.close()
 
 
-def _seven_blocks(kit: Kit) -> list[int]:
-    """Put seven blocks that cannot merge on one list, the first at its head; returns their pfns."""
-    kit.build(("Normal", 112), capacity=2)
-    pfns = kit.alloc_all(3)
-    blocks = pfns[::2][:7]
-    for pfn in reversed(blocks):
-        kit.free(pfn, 3)
-    expect_list(kit, 3, 1, blocks)
-    return blocks
-
-
 @scenario
 def vector_one_pass(kit: Kit) -> None:
     """Seven blocks and one pass: batches, rotation, budget and putback in the kernel's very order."""
-    blocks = _seven_blocks(kit)
+    blocks = _apart(kit, 112, 7, capacity=2)
     a, b, c, d, e, f, g = blocks
     kit.reporting.register(kit.device)
     kit.reporting.run_now()
@@ -411,7 +400,7 @@ def vector_one_pass(kit: Kit) -> None:
 @scenario
 def vector_second_batch_fails(kit: Kit) -> None:
     """The second of two batches fails: it goes back unflagged, and the pass ends."""
-    a, b, c, d, e, f, g = _seven_blocks(kit)
+    a, b, c, d, e, f, g = _apart(kit, 112, 7, capacity=2)
     kit.host.fail_calls = {2}
     kit.reporting.register(kit.device)
     kit.reporting.run_now()
