@@ -1,4 +1,4 @@
-"""What a zone holds, page frame by page frame, for whoever looks at one from outside.
+"""What a zone holds, page frame by page frame, for whoever looks at one from outside, or lays one out as recorded.
 
 Above this floor a page is its pfn; what is an index inside a zone stays inside. The caller holds the zone lock, or is
 alone with the zone.
@@ -7,9 +7,9 @@ alone with the zone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from pagealloc.mmzone import ORDERS_MAX
+from pagealloc.mmzone import MIGRATE_TYPES, ORDERS_MAX
 from pagealloc.page_flags import (
     ALLOCATED,
     BUDDY,
@@ -56,6 +56,13 @@ def block_at(zone: Zone, pfn: int) -> tuple[int, int, int]:
     return zone.base_pfn + head, order, zone.state[head] & KIND_MASK
 
 
+def block_types(zone: Zone) -> bytes:
+    """Return the migratetypes of the zone's pageblocks, from the one in which it starts."""
+    first = (zone.start_pfn - zone.base_pfn) >> zone.pageblock_order
+    last = (zone.end_pfn - 1 - zone.base_pfn) >> zone.pageblock_order
+    return bytes(zone.pageblock_types[first : last + 1])
+
+
 def bears_reported(zone: Zone, pfn: int) -> bool:
     """Whether the page bears the bit, free or not: on a page in use it is Uptodate, which is nobody's lie."""
     return zone.state[pfn - zone.base_pfn] & REPORTED != 0
@@ -64,3 +71,31 @@ def bears_reported(zone: Zone, pfn: int) -> bool:
 def set_uptodate(zone: Zone, pfn: int) -> None:
     """Let a page's owner set Uptodate, which has Reported's place in the page's flags."""
     zone.state[pfn - zone.base_pfn] |= UPTODATE
+
+
+def lay_out(zone: Zone, lists: Iterable[tuple[int, int, list[int]]], types: bytes) -> None:
+    """Give a zone other free lists, (order, migratetype, pfns from head to tail), and its pageblocks these types.
+
+    All other pages are allocated then, each for itself, and nothing is Reported or counted twice.
+    """
+    for order in range(zone.nr_orders):
+        for migratetype in range(MIGRATE_TYPES):
+            for index in list(zone.free_list(order, migratetype)):
+                zone.del_page_from_free_list(index, order)
+    first, behind = zone.first_index, zone.end_pfn - zone.base_pfn
+    zone.state[first:behind] = bytes([ALLOCATED]) * (behind - first)
+    zone.nr_free_pages = zone.nr_free_highatomic = 0
+    for order, migratetype, pfns in lists:
+        for pfn in pfns:
+            index = pfn - zone.base_pfn
+            zone.state[index : index + (1 << order)] = bytes([TAIL]) * (1 << order)
+            zone.add_to_free_list_tail(index, order, migratetype)
+            zone.account_freepages(1 << order, migratetype)
+    start = first >> zone.pageblock_order
+    zone.pageblock_types[start : start + len(types)] = types
+
+
+def set_lru(zone: Zone, pfn: int, count: int) -> None:
+    """Let so many pages be in use, each for itself, and on an LRU list."""
+    index = pfn - zone.base_pfn
+    zone.state[index : index + count] = bytes([LRU]) * count

@@ -570,9 +570,3 @@ class Zone(Marks):
         """Yield a free list's pfns from head to tail; the caller holds the lock or is alone."""
         base_pfn = self.base_pfn
         return (base_pfn + index for index in self.free_list(order, migratetype))
-
-    def block_types(self) -> bytes:
-        """Return the migratetypes of the zone's pageblocks, from the one in which it starts."""
-        first = (self.start_pfn - self.base_pfn) >> self.layout.pageblock_order
-        last = (self.end_pfn - 1 - self.base_pfn) >> self.layout.pageblock_order
-        return bytes(self.pageblock_types[first : last + 1])

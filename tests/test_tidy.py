@@ -334,11 +334,7 @@ def test_a_preface_that_lists_modules_lists_them_all() -> None:
     assert found == {}
 
 
-# A recorded state is loaded frame by frame, for want of a call that does it.
-LOADER = ROOT / "stress" / "golden" / "state.py"
-ABOVE_THE_INDEX = [
-    path for path in PRODUCT if path.relative_to(ROOT).parts[0] != "pagealloc" and path != LOADER
-]
+ABOVE_THE_INDEX = [path for path in PRODUCT if path.relative_to(ROOT).parts[0] != "pagealloc"]
 
 
 @pytest.mark.parametrize("path", ABOVE_THE_INDEX, ids=ids(ABOVE_THE_INDEX))

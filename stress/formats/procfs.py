@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pagealloc.inventory import block_types
 from pagealloc.memory import Memory
 from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN, ZONE_NAMES
 from pagealloc.revision import Revision
@@ -99,7 +100,7 @@ def every_zone(zones: Sequence[ZoneCounts], revision: Revision) -> list[ZoneCoun
 def _count(memory: Memory, zone: Zone) -> ZoneCounts:
     zone.lock.acquire()
     try:
-        block_types = zone.block_types()
+        types = block_types(zone)
         free_by_type = [
             [sum(1 for _ in zone.list_pfns(order, migratetype)) for order in range(zone.layout.nr_orders)]
             for migratetype in range(MIGRATE_TYPES)
@@ -122,7 +123,7 @@ def _count(memory: Memory, zone: Zone) -> ZoneCounts:
         protection=zone.lowmem_reserve,
         pageblock_order=zone.layout.pageblock_order,
         free_by_type=free_by_type,
-        pageblocks=[block_types.count(migratetype) for migratetype in range(MIGRATE_TYPES)],
+        pageblocks=[types.count(migratetype) for migratetype in range(MIGRATE_TYPES)],
         page_sets=_page_sets(memory, zone),
         counters={"nr_free_pages": free},
     )

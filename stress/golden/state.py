@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from pagealloc.inventory import block_types, lay_out, set_lru
 from pagealloc.mmzone import MIGRATE_TYPES
-from pagealloc.page_flags import ALLOCATED, LRU, TAIL
 from pagealloc.zone import Zone
 from stress.errors import quoted
 from stress.golden.cases import CorruptCase, Json
@@ -23,14 +23,14 @@ def digest(state: Json) -> str:
 def zone_state(zone: Zone) -> Json:
     """Put a zone into the recordings' form."""
     lists = {}
-    reported = []
+    reported: list[int] = []
     for order, nr_free in enumerate(zone.nr_free):
         for migratetype in range(MIGRATE_TYPES if nr_free else 0):
-            pfns = [zone.base_pfn + index for index in zone.free_list(order, migratetype)]
+            pfns = list(zone.list_pfns(order, migratetype))
             if pfns:
                 lists[f"{order}.{migratetype}"] = pfns
                 if zone.nr_reported[order]:
-                    reported += [pfn for pfn in pfns if zone.page_reported(pfn - zone.base_pfn)]
+                    reported += filter(zone.is_reported, pfns)
     return {
         "free": zone.nr_free_pages,
         "boost": zone.watermark_boost,
@@ -39,33 +39,20 @@ def zone_state(zone: Zone) -> Json:
         "nr_free": list(zone.nr_free),
         "lists": lists,
         "reported": sorted(reported),
-        "blocks": zone.block_types().translate(DIGITS).decode(),
+        "blocks": block_types(zone).translate(DIGITS).decode(),
     }
 
 
 def load_zone(zone: Zone, state: Json) -> None:
     """Give a zone the lists, flags and pageblock types of a recorded state; all other pages are allocated."""
-    for order in range(zone.layout.nr_orders):
-        for migratetype in range(MIGRATE_TYPES):
-            for index in list(zone.free_list(order, migratetype)):
-                zone.del_page_from_free_list(index, order)
-    first, behind = zone.start_pfn - zone.base_pfn, zone.end_pfn - zone.base_pfn
-    zone.state[first:behind] = bytes([ALLOCATED]) * (behind - first)
-    zone.nr_free_pages = zone.nr_free_highatomic = 0
+    lists = []
     for name, pfns in state["lists"].items():
         order, migratetype = map(int, name.split("."))
         if not (0 <= order < zone.layout.nr_orders and 0 <= migratetype < MIGRATE_TYPES):
             raise CorruptCase(f"a list {quoted(name)}")
-        for pfn in pfns:
-            index = pfn - zone.base_pfn
-            zone.state[index : index + (1 << order)] = bytes([TAIL]) * (1 << order)
-            zone.add_to_free_list_tail(index, order, migratetype)
-            zone.account_freepages(1 << order, migratetype)
+        lists.append((order, migratetype, pfns))
+    lay_out(zone, lists, bytes(map(int, state["blocks"])))
     for pfn in state["reported"]:
         zone.set_reported(pfn)
-    types = bytes(map(int, state["blocks"]))
-    start = first >> zone.layout.pageblock_order
-    zone.pageblock_types[start : start + len(types)] = types
     for pfn, count in state.get("lru", ()):
-        index = pfn - zone.base_pfn
-        zone.state[index : index + count] = bytes([LRU]) * count
+        set_lru(zone, pfn, count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pagealloc.inventory import blocks_in_use, reported_pfns
+from pagealloc.inventory import block_types, blocks_in_use, reported_pfns
 from pagealloc.mmzone import MIGRATE_TYPES
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
@@ -43,7 +43,7 @@ def snapshot_zone(zone: Zone, trace: Trace) -> None:
         lists,
         reported_pfns(zone),
         list(blocks_in_use(zone)),
-        "".join(map(str, zone.block_types())),
+        "".join(map(str, block_types(zone))),
     )
 
 

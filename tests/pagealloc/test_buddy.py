@@ -6,6 +6,7 @@ import pytest
 from zone_kit import SMALL, START_PFN, assert_sound, exhaust, free_blocks, free_lists, make_zone
 
 from pagealloc import Zone
+from pagealloc.inventory import block_types
 from pagealloc.mmzone import (
     FPI_SKIP_REPORT_NOTIFY,
     FPI_TO_TAIL,
@@ -58,7 +59,7 @@ def test_a_zone_may_begin_at_pfn_0() -> None:
 def test_the_pageblock_in_whose_middle_a_zone_starts_is_unmovable() -> None:
     zone = make_zone(29, start_pfn=19)
 
-    assert list(zone.block_types()) == [MIGRATE_UNMOVABLE, MIGRATE_MOVABLE, MIGRATE_MOVABLE, MIGRATE_MOVABLE]
+    assert list(block_types(zone)) == [MIGRATE_UNMOVABLE, MIGRATE_MOVABLE, MIGRATE_MOVABLE, MIGRATE_MOVABLE]
 
 
 # -- merging -------------------------------------------------------------------------------------------
@@ -423,7 +424,7 @@ def test_isolating_half_a_pageblock_or_more_makes_it_movable() -> None:
         assert zone.isolate_free_page(START_PFN + index, order)
 
     unmovable, movable = MIGRATE_UNMOVABLE, MIGRATE_MOVABLE
-    assert list(zone.block_types()) == [movable, unmovable, movable, movable, unmovable, unmovable]
+    assert list(block_types(zone)) == [movable, unmovable, movable, movable, unmovable, unmovable]
 
 
 def test_isolating_a_reserved_pageblock_leaves_it_reserved() -> None:

@@ -36,6 +36,7 @@ from pagealloc.gfp import (
     gfp_to_alloc_flags,
     gfp_zone,
 )
+from pagealloc.inventory import block_types
 from pagealloc.mmzone import (
     ALLOC_HIGHATOMIC,
     ALLOC_KSWAPD,
@@ -377,7 +378,7 @@ def test_the_slow_path_gives_up_the_high_atomic_reserve() -> None:
 
     assert len(exhaust(memory, GFP_KERNEL)) == 6
     assert memory.zones[0].nr_reserved_highatomic == 0
-    assert MIGRATE_HIGHATOMIC not in memory.zones[0].block_types()
+    assert MIGRATE_HIGHATOMIC not in block_types(memory.zones[0])
 
 
 def test_an_urgent_request_uses_the_reserve_and_leaves_it_a_reserve() -> None:

@@ -6,6 +6,7 @@ import pytest
 from zone_kit import SMALL, START_PFN, assert_sound, exhaust, free_blocks, free_lists, make_zone
 
 from pagealloc import Layout, Zone
+from pagealloc.inventory import block_types
 from pagealloc.mmzone import (
     ALLOC_HIGHATOMIC,
     ALLOC_KSWAPD,
@@ -118,7 +119,7 @@ def test_a_stolen_block_of_several_pageblocks_retags_them_all() -> None:
     zone = make_zone(64)
     assert zone.rmqueue_buddy(0, UNMOVABLE) == 16
 
-    assert list(zone.block_types()) == [UNMOVABLE, UNMOVABLE, *[MOVABLE] * 6]
+    assert list(block_types(zone)) == [UNMOVABLE, UNMOVABLE, *[MOVABLE] * 6]
     assert free_lists(zone)[3, UNMOVABLE] == [24]
     assert_sound(zone)
 
