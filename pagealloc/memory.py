@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from pagealloc.errors import ForeignPfn, ZoneBusy
+from pagealloc.errors import ForeignPfn, TornZone
 from pagealloc.gfp import (
     GFP_DIRECT_RECLAIM,
     GFP_KSWAPD_RECLAIM,
@@ -176,7 +176,7 @@ class Memory:
                 elif zone.lock.refusal is None and (order == 0 or zone.has_fitting(order, migratetype)):
                     pfn = page_sets.alloc(zone, order, migratetype, alloc_flags)
                 if zone.boosted:
-                    self._wakeup_kswapd(zone)
+                    zone.wakeup_kswapd()
             if pfn < 0:
                 pfn = self._get_page_from_freelist(request, order, alloc_flags)
                 if pfn < 0:
@@ -190,7 +190,8 @@ class Memory:
                 ram_to_zero.zero(pfn, order)
         except BaseException:
             if pfn >= 0:
-                self.free_pages(pfn, order)  # nobody was told of it
+                with suppress(TornZone):  # what tore it is what the caller hears
+                    self.free_pages(pfn, order)  # nobody was told of it
             raise
         return pfn
 
@@ -244,7 +245,7 @@ class Memory:
         elif alloc_flags & ALLOC_HIGHATOMIC:
             zone.reserve_highatomic(pfn, order)
         if zone.boosted:
-            self._wakeup_kswapd(zone)
+            zone.wakeup_kswapd()
         return pfn
 
     def _alloc_flags_nofragment(self, zonelist: tuple[Zone, ...]) -> int:
@@ -272,7 +273,7 @@ class Memory:
     def _alloc_pages_slowpath(self, request: Request, order: int, gfp: int) -> int:
         if gfp & GFP_KSWAPD_RECLAIM:
             for zone in request.zonelist:
-                self._wakeup_kswapd(zone)
+                zone.wakeup_kswapd()
         alloc_flags = gfp_to_alloc_flags(gfp, order)
         pfn = self._get_page_from_freelist(request, order, alloc_flags)
         if pfn >= 0 or not gfp & GFP_DIRECT_RECLAIM:
@@ -282,14 +283,6 @@ class Memory:
         while pfn < 0 and any(zone.unreserve_highatomic(request.migratetype) for zone in request.zonelist):
             pfn = self._get_page_from_freelist(request, order, alloc_flags)
         return pfn
-
-    @staticmethod
-    def _wakeup_kswapd(zone: Zone) -> None:
-        if zone.boosted or zone.watermark_boost:
-            with suppress(ZoneBusy), zone.lock:
-                zone.boosted = False
-                zone.watermark_boost = 0
-                zone.marks_changed()
 
     def _build_zonelist(self, highest: int, node: int, *, this_node: bool) -> tuple[Zone, ...]:
         if node not in self._nodes:

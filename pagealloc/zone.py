@@ -558,6 +558,30 @@ class Zone(Marks):
             self.watermark_boost = pages
             self.marks_changed()
 
+    def wakeup_kswapd(self) -> None:
+        """Take a boost back at once: there is nothing to reclaim before. Takes the zone lock, if there is one.
+
+        Written out, for it is part of allocations: a `with` keeps the lock if an exception from outside comes on the
+        way into its block or out of it.
+        """
+        if not (self.boosted or self.watermark_boost):
+            return
+        lock = self.lock
+        entered = False
+        try:
+            lock.take(lock.may_wait) or lock.raw.acquire()
+            if lock.inside:
+                lock.turn_away()
+                return
+            entered = lock.inside = True
+            self.boosted = False
+            self.watermark_boost = 0
+            self.marks_changed()
+            lock.release()
+        except BaseException as error:
+            lock.abandon(error, entered=entered)
+            raise
+
     def set_lowmem_reserve(self, reserve: Sequence[int]) -> None:
         """Withhold `reserve[k]` pages from requests that may use zones up to `ZONE_NAMES[k]`. Takes the zone lock."""
         with self.lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pagealloc.memory import Memory
 from pagealloc.pcp import PageSets
 from pagealloc.per_cpu_pages import PerCpuPages
 from pagealloc.zone import Zone
@@ -159,14 +158,13 @@ REST = {
         "S1..S5",
         (
             edited(
-                Memory,
-                "_wakeup_kswapd",
+                Zone,
+                "wakeup_kswapd",
                 """
-                  with suppress(ZoneBusy), zone.lock:
-                      zone.boosted = False
-                      zone.watermark_boost = 0
-                -     zone.marks_changed()
-                + zone.marks_changed()
+                  self.watermark_boost = 0
+                - self.marks_changed()
+                  lock.release()
+                + self.marks_changed()
                 """,
             ),
         ),

@@ -90,6 +90,26 @@ def test_wherever_an_exception_comes_from_outside_no_lock_is_held_and_what_is_to
     assert torn or (what, page_sets) == ("drain", False)
 
 
+def test_wherever_an_exception_meets_a_boost_taken_back_no_stale_mark_stays_in_use() -> None:
+    place, torn = 1, 0
+    while True:
+        memory = build()
+        (zone,) = memory.zones
+        zone.set_watermark_boost(8)
+        zone.boosted = True  # as who mixed types leaves it: the next allocation wakes kswapd
+        if not interrupt_at(place, lambda: memory.alloc_pages(GFP_KERNEL)):  # noqa: B023
+            break
+        assert not zone.lock.locked(), place
+        if zone.lock.refusal is None:
+            assert zone.fast_marks == zone.sum_marks(), place
+        else:
+            torn += 1
+            assert zone.lock.refusal is KeyboardInterrupt
+        place += 1
+    assert (zone.watermark_boost, zone.boosted) == (0, False)
+    assert torn
+
+
 @pytest.mark.parametrize("page_sets", [False, True])
 def test_a_finalizer_frees_inside_an_operation_of_its_own_thread(page_sets: bool) -> None:
     memory = build(page_sets=page_sets)
