@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "preset": "v6.12",
     "seed": 1,
 }
+
+ENOUGH_CALLS = 100  # to say that a reporter refuses whatever it is given
 
 ExploreReporter = Callable[..., None]
 
@@ -74,6 +77,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         raise pytest.UsageError(f"{pyfuncitem.nodeid}: a test marked explore takes the fixture `kit`")
     function = pyfuncitem.obj
 
+    _check_extra()
     from pagealloc.revision import PRESETS  # noqa: PLC0415 - a test run without the marker needs none of this
     from stress.search.explore import Program  # noqa: PLC0415
 
@@ -89,21 +93,42 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def explore_reporter(request: pytest.FixtureRequest) -> ExploreReporter:
     """Put a reporter of yours through all scenarios and all invariants: `explore_reporter(MyReporter)`.
 
-    It is made anew, without arguments, for each execution, and is called while the batch is in flight. It
-    may raise. `executions` is for each scenario.
+    It is made anew, without arguments, for each execution, and is called while the batch is in flight; the zones
+    have RAM. It may raise: a batch that it refuses is no violation, unless it refuses every one. `executions` is
+    for each scenario.
     """
 
     def explore(
-        reporter: type[Reporter], *, executions: int = 200, preset: str = "v6.12", seed: int = 1
+        reporter: Callable[[], Reporter], *, executions: int = 200, preset: str = "v6.12", seed: int = 1
     ) -> None:
+        __tracebackhide__ = True
+        _check_extra()
         from stress.search.explore import program  # noqa: PLC0415
         from stress.search.scenarios import SCENARIOS  # noqa: PLC0415
+        from stress.search.trial import Trial  # noqa: PLC0415
+        from workers.errors import ReporterError  # noqa: PLC0415
 
         chosen = {**DEFAULTS, "executions": executions, "preset": preset, "seed": seed}
-        for scenario in SCENARIOS:
-            _search(request.config, program(scenario, preset, reporter), chosen, replayable=False)
+        trial = Trial(reporter)
+        unusable = ""
+        try:
+            trial()
+            for scenario in SCENARIOS:
+                _search(request.config, program(scenario, preset, trial), chosen, replayable=False)
+                if trial.calls >= ENOUGH_CALLS and trial.refuses_everything():
+                    break
+        except ReporterError as error:
+            unusable = str(error)
+        if unusable or trial.refuses_everything():
+            pytest.fail(unusable or trial.describe(), pytrace=False)
 
     return explore
+
+
+def _check_extra() -> None:
+    """Fail the test with what to install when the search cannot be imported."""
+    if find_spec("greenlet") is None:
+        pytest.fail("schedule search needs greenlet: pip install 'pagealloc[search]'", pytrace=False)
 
 
 def _search(config: pytest.Config, subject: Program, chosen: dict[str, Any], *, replayable: bool) -> None:
@@ -132,6 +157,9 @@ def _story(config: pytest.Config, subject: Program, failure: Failure, *, replaya
 
     world = replay.execute(failure, subject)
     text = io.StringIO()
+    trial = subject.reporter
+    if trial is not None and trial.refused:
+        text.write(f"{trial.describe()}\n\n")
     if isinstance(world.failure, Violation):
         tell(Console(file=text, width=110), world, f"{subject.name}, preset {failure.preset}")
     else:

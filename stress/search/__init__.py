@@ -6,6 +6,7 @@
     lockless        points at what is read and written without a lock
     narration       what a story says of works and page sets
     known           what was judged before is looked up
+    trial           a user's reporter in all executions of a search
     scenarios       small closed programs, each aimed at one danger
     explore         many executions of a scenario; the first that fails is shrunk
     jobs            searches as jobs for processes

@@ -22,7 +22,7 @@ from stress.mutants import planted
 from stress.search.kit import Kit
 from stress.search.known import Known
 from stress.search.scenarios import SCENARIOS, Body
-from workers.page_reporting import Reporter
+from stress.search.trial import Trial
 
 # What becomes of a plain store: all see it at once, or it may wait in its task's store buffer.
 MEMORY_MODELS: dict[str, type[World]] = {"sc": World, "tso": StoreBuffers}
@@ -71,7 +71,7 @@ class Program:
         name: str,
         body: Body,
         kernel: Revision,
-        reporter: type[Reporter] | None = None,
+        reporter: Trial | None = None,
         memory: str = "sc",
     ) -> None:
         self.name = name
@@ -124,9 +124,7 @@ class Program:
         return world
 
 
-def program(
-    scenario: str, preset: str, reporter: type[Reporter] | None = None, memory: str = "sc"
-) -> Program:
+def program(scenario: str, preset: str, reporter: Trial | None = None, memory: str = "sc") -> Program:
     """Bind a scenario to a preset and a memory model. Raises KeyError for unknown names."""
     return Program(scenario, SCENARIOS[scenario].body, revision.preset(preset), reporter, memory)
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pagealloc.mmzone import PAGE_SIZE, Layout
+from pagealloc.ram import Ram
 from pagealloc.revision import Revision
 from pagealloc.zone import Zone
 from stress.controlled.sync import ControlledSync, ControlledThread
-from stress.controlled.world import World
+from stress.controlled.world import Abandoned, World
 from stress.search.known import Known
 from stress.search.lockless import LocklessPageSets
 from stress.search.machine import Build, WatchedMemory, boot
 from stress.search.narration import narrate_page_sets, narrate_works
 from stress.search.oracle import Oracle
+from stress.search.trial import Tried
 from workers.page_reporting import (
     Batch,
     PageReporting,
@@ -26,6 +28,7 @@ from workers.page_reporting import (
     Scatterlist,
 )
 from workers.policy import ReportingPolicy
+from workers.reporters import close_reporter, start_reporter
 from workers.stats import PageReportingStats
 from workers.workqueue import Workqueue
 
@@ -126,7 +129,7 @@ class Kit:
         self.workqueue: Workqueue
         self.reporting: PageReporting
         self.device: PageReportingDevice
-        self.reporter: Reporter | None = None  # a user's own, in the host's place
+        self.reporter: Tried | None = None  # a user's own, in the host's place
         self.scatterlists_fail = False
         self.two_zones = False  # whether another zone stands below those that a scenario asks for
         self._threads: list[ControlledThread] = []
@@ -165,6 +168,9 @@ class Kit:
             self.memory.page_sets = LocklessPageSets(
                 self.memory.page_sets, self.memory.zones, self.revision, self.sync
             )
+        if self.reporter is not None:
+            self._lend_ram()
+            start_reporter(self.reporter.inner, self.memory)
         self.host.inner = self.reporter
         self.workqueue = Workqueue(self.sync, "worker")
         self.oracle.watch_workqueue(self.workqueue)
@@ -183,6 +189,13 @@ class Kit:
         )
         self.oracle.watch(self.memory, machine.judge, self.reporting)
         self.device = PageReportingDevice(self.host, order=order, capacity=capacity, name="host")
+
+    def _lend_ram(self) -> None:
+        """Put bytes behind the pages: a user's reporter may want to do something with them."""
+        first, last = self.memory.zones[0], self.memory.zones[-1]
+        ram = self.memory.ram = Ram(first.start_pfn, last.end_pfn - first.start_pfn)
+        for zone in self.memory.zones:
+            zone.ram = ram
 
     def start(self) -> None:
         """Start the worker and register the device: the first pass is on its way."""
@@ -231,6 +244,24 @@ class Kit:
         self.free(last, small)
         return pfns
 
+    def expect(self, holds: bool, invariant: str, text: Callable[[], str]) -> None:
+        """Hold the machine against what the scenario alone knows.
+
+        It counts on a host that takes every batch but those it is told to refuse; of a user's reporter that refused
+        one, only the invariants are judged.
+        """
+        if not holds and self._refused():
+            self.world.end(Abandoned())
+        self.oracle.expect(holds, invariant, text)
+
+    def forgive_errors(self) -> None:
+        """Hold what comes against the rules as if no report had failed so far, if that was the scenario's own doing."""
+        if not self._refused():
+            self.oracle.forgive_errors()
+
+    def _refused(self) -> bool:
+        return self.reporter is not None and self.reporter.refused
+
     def rest(self, *, all_reported: bool = True) -> None:
         """Wait until nothing moves, judge, unregister, end the worker, and judge again."""
         self.settle(all_reported=all_reported)
@@ -261,6 +292,8 @@ class Kit:
     def close(self) -> None:
         """Part those who know each other: what is left behind goes at once, without the garbage collector."""
         self.oracle.part()
+        if self.reporter is not None:
+            close_reporter(self.reporter.inner)
         vars(self).clear()
 
     def _alloc_scatterlist(self, capacity: int) -> Scatterlist:

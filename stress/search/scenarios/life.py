@@ -64,7 +64,7 @@ def register_while_another_leaves(kit: Kit) -> None:
                 kit.reporting.register(other)
             except DeviceBusy:
                 refused = True
-            kit.oracle.expect(refused, "S22", lambda: "a device registers while another one is leaving")
+            kit.expect(refused, "S22", lambda: "a device registers while another one is leaving")
         let_back()
         kit.reporting.unregister(kit.device)
         kit.oracle.retired = False
@@ -121,7 +121,7 @@ def crossing_deadlines(kit: Kit) -> None:
     kit.spawn("queue late", lambda: kit.workqueue.queue_delayed_work(late, 2.0))
     kit.spawn("queue early", lambda: kit.workqueue.queue_delayed_work(early, 1.0))
     kit.settle()
-    kit.oracle.expect(sorted(ran) == ["early", "late"], "L1", lambda: f"of two works {ran} ran")
+    kit.expect(sorted(ran) == ["early", "late"], "L1", lambda: f"of two works {ran} ran")
     kit.stop()
 
 
@@ -143,10 +143,8 @@ def cancel_among_others(kit: Kit) -> None:
 
     kit.spawn("cancel", cancel)
     kit.settle()
-    kit.oracle.expect(
-        ran.count("gone") == cancelled[0], "S22", lambda: "a work ran after its cancel returned"
-    )
-    kit.oracle.expect(ran.count("other") == 1, "L1", lambda: f"of two works {ran} ran")
+    kit.expect(ran.count("gone") == cancelled[0], "S22", lambda: "a work ran after its cancel returned")
+    kit.expect(ran.count("other") == 1, "L1", lambda: f"of two works {ran} ran")
     kit.stop()
 
 
@@ -159,7 +157,7 @@ def the_reporter_exits(kit: Kit) -> None:
     kit.start()
     kit.free(pfns[0], 3)
     kit.settle(all_reported=False)
-    kit.oracle.forgive_errors()
+    kit.forgive_errors()
     kit.spawn("free", lambda: kit.free(pfns[2], 3))
     kit.rest()
 
@@ -180,7 +178,7 @@ def the_reporter_ends_its_thread(kit: Kit) -> None:
     kit.spawn("free", lambda: kit.free(pfns[2], 3))
     kit.sync.await_idle()
     died = isinstance(kit.workqueue.failure, EndOfThread)
-    kit.oracle.expect(died, "S15", lambda: "the reporter ended its thread, and the queue knows of no failure")
+    kit.expect(died, "S15", lambda: "the reporter ended its thread, and the queue knows of no failure")
     kit.reporting.unregister(kit.device)
     kit.oracle.retired = True
     kit.settle(all_reported=False)

@@ -71,7 +71,7 @@ def a_share_of_the_cpu_is_enough(kit: Kit) -> None:
         for zone in kit.zones
         for order in range(zone.layout.pageblock_order, zone.layout.nr_orders)
     )
-    kit.oracle.expect(
+    kit.expect(
         left <= CpuShare.RETAIN * used,
         "L2",
         lambda: f"{left} pages are left unreported, with {used} in use: more than a tenth",

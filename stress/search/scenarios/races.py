@@ -86,7 +86,7 @@ def failure_is_retried(kit: Kit) -> None:
     kit.host.fail_calls = {1}
     kit.start()
     kit.settle(all_reported=False)
-    kit.oracle.forgive_errors()
+    kit.forgive_errors()
     kit.spawn("free", lambda: kit.free(pfns[0], 3))
     kit.rest()
 
@@ -153,7 +153,7 @@ def two_devices(kit: Kit) -> None:
     kit.spawn("one", lambda: register(kit.device))
     kit.spawn("other", lambda: register(other))
     kit.settle()
-    kit.oracle.expect(len(busy) == 1, "S22", lambda: f"of two devices {busy} were refused, expected one")
+    kit.expect(len(busy) == 1, "S22", lambda: f"of two devices {busy} were refused, expected one")
     registered = kit.reporting.device
     assert registered is not None
     kit.reporting.unregister(registered)
@@ -212,7 +212,7 @@ def budget_needs_several_passes(kit: Kit) -> None:
     blocks = len(pfns[::2])
     if kit.revision.budget:
         expected = -(-blocks // 2)  # ceil(8 / 16) + 1 calls a visit, of one block each
-        kit.oracle.expect(
+        kit.expect(
             passes == expected, "L2", lambda: f"{passes} passes for {blocks} blocks, expected {expected}"
         )
     kit.reporting.unregister(kit.device)

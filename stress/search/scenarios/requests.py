@@ -167,7 +167,7 @@ def _discarded(kit: Kit, kind: RamKind) -> None:
             page = bytes(ram.view(pfn))
             expected = bytes(PAGE_SIZE) if pfn in told else bytes([FILLING]) * PAGE_SIZE
             what = "was reported, and is not all zero" if pfn in told else "was not reported, and has changed"
-            kit.oracle.expect(page == expected, "S13", lambda: f"pfn {pfn:#x} {what}")  # noqa: B023
+            kit.expect(page == expected, "S13", lambda: f"pfn {pfn:#x} {what}")  # noqa: B023
     kit.reporting.unregister(kit.device)
     kit.memory.close()
 

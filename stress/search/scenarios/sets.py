@@ -60,9 +60,7 @@ def drain_a_living_set(kit: Kit) -> None:
         filled.wait()
         memory.drain_all_pages()
         left = memory.nr_page_set_pages(zone)
-        kit.oracle.expect(
-            not left, "L2", lambda: f"all page sets were drained, and {left} pages rest on them"
-        )
+        kit.expect(not left, "L2", lambda: f"all page sets were drained, and {left} pages rest on them")
         emptied.set()
 
     kit.start()
@@ -85,7 +83,7 @@ def threads_come_and_go(kit: Kit) -> None:
         kit.spawn(name, visit)
     kit.settle()
     left = kit.memory.nr_page_set_pages(kit.zones[0])
-    kit.oracle.expect(not left, "S2", lambda: f"all threads have ended, and {left} pages rest on page sets")
+    kit.expect(not left, "S2", lambda: f"all threads have ended, and {left} pages rest on page sets")
     kit.stop()
 
 
@@ -136,7 +134,7 @@ def two_frees_of_one_block(kit: Kit) -> None:
     kit.sync.await_idle()
     kit.oracle.check_zones()
     told = [type(error).__name__ for error in kit.world.survived]
-    kit.oracle.expect(len(told) == 1, "S2", lambda: f"a block was freed twice, and {told} was told of it")
+    kit.expect(len(told) == 1, "S2", lambda: f"a block was freed twice, and {told} was told of it")
 
 
 @scenario

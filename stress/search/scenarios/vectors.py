@@ -17,7 +17,7 @@ from workers.page_reporting import Batch
 
 def expect(kit: Kit, invariant: str, what: str, found: object, expected: object) -> None:
     """Hold what was found against what the rules say."""
-    kit.oracle.expect(found == expected, invariant, lambda: f"{what}: {found}, expected {expected}")
+    kit.expect(found == expected, invariant, lambda: f"{what}: {found}, expected {expected}")
 
 
 def expect_list(kit: Kit, order: int, migratetype: int, expected: list[int]) -> None:
@@ -373,7 +373,7 @@ def zeroed_pages_are_zero(kit: Kit) -> None:
         pfn = memory.alloc_pages(GFP_KERNEL | GFP_ZERO, order)
         assert pfn is not None
         dirty = any(memory.view(pfn, order))
-        kit.oracle.expect(not dirty, "S25", lambda: "an allocation of zeroed pages holds old bytes")
+        kit.expect(not dirty, "S25", lambda: "an allocation of zeroed pages holds old bytes")
     kit.rest()
     memory.close()
 
@@ -408,7 +408,7 @@ def vector_second_batch_fails(kit: Kit) -> None:
         expect_list(kit, 3, 1, [e, f, g, b, a, d, c])
         expect_batches(kit, [[b, a], [d, c]])
         reported = [pfn for pfn in (a, b, c, d, e, f, g) if kit.zones[0].is_reported(pfn)]
-        kit.oracle.expect(reported == [a, b], "S14", lambda: f"Reported are {reported}, expected {[a, b]}")
+        kit.expect(reported == [a, b], "S14", lambda: f"Reported are {reported}, expected {[a, b]}")
     kit.reporting.unregister(kit.device)
 
 
