@@ -306,13 +306,12 @@ class Memory:
         zone = self._last_zone  # nearly always by far the largest
         if not zone.start_pfn <= pfn < zone.end_pfn:
             zone = self.zone_of(pfn, order)
-        if zone.lock.refusal is not None:
-            raise zone.lock.refused()
         trace = self.trace
         if trace is not None:
             trace("mm_page_free", pfn, order)
         page_sets = self.page_sets
-        if page_sets is None or not page_sets.free(zone, pfn, order):
+        # A set does not ask at the zone's door, so a shut zone is not for sets; the free past them is turned away.
+        if page_sets is None or zone.lock.refusal is not None or not page_sets.free(zone, pfn, order):
             zone.free_pages_ok(pfn, order)
 
     def zone_of(self, pfn: int, order: int = 0) -> Zone:

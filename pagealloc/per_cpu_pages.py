@@ -102,7 +102,11 @@ class PerCpuPages:
 
     def count(self) -> int:
         """Return the pages that rest here, at about this moment."""
-        return sum(len(pages) << order for pages, order, _ in self.stacks)
+        count = 0
+        for pages, order, _ in self.stacks:
+            if pages:
+                count += len(pages) << order
+        return count
 
     # -- how many ------------------------------------------------------------------------------------
 
@@ -199,7 +203,11 @@ class PerCpuPages:
             return self._take_by_turns(nr_pages)
         taken: list[Resting] = []
         for pages, order, migratetype in self.stacks[first:] + self.stacks[:first]:
-            with suppress(IndexError):
+            if nr_pages <= 0:
+                break
+            if not pages:
+                continue
+            with suppress(IndexError):  # another thread took the rest
                 while nr_pages > 0:
                     taken.append((pages.popleft(), order, migratetype))
                     nr_pages -= 1 << order

@@ -235,13 +235,24 @@ class _Retirement(Generic[T]):
             retire(self._value)
 
 
+class _Absent(Generic[T]):
+    """A thread's value as long as it has none: a finalizer runs in the middle of its making, and looks.
+
+    An attribute of the instance goes before one of the class that only gets, so whoever finds a value pays nothing. With
+    `__getattr__` in its place every look took 95 ns instead of 36 (CPython 3.11), twice in each pair of order 0.
+    """
+
+    def __get__(self, local: RealLocal[T], _: type) -> T:
+        return local.make_again()
+
+
 class RealLocal(threading.local, Generic[T]):
     """`threading.local` runs this constructor anew in every thread that looks.
 
     A finalizer that runs in the middle of it looks too, and finds no value: it makes one, which is the thread's.
     """
 
-    value: T
+    value: _Absent[T] = _Absent()
 
     def __init__(self, make: Callable[[], T], retire: Callable[[T], None]) -> None:
         self._make, self._retire = make, retire
@@ -251,9 +262,8 @@ class RealLocal(threading.local, Generic[T]):
         else:
             retire(made)
 
-    def __getattr__(self, name: str) -> T:
-        if name != "value":
-            raise AttributeError(name)
+    def make_again(self) -> T:
+        """Make the value of a thread whose constructor an interruption found at work, or left without one."""
         RealLocal.__init__(self, self._make, self._retire)
         return self.value
 

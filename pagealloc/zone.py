@@ -211,7 +211,8 @@ class Zone(Marks):
 
         Raises BadPage, and changes nothing, unless exactly this block is allocated here.
         """
-        if not (self.start_pfn <= pfn < self.end_pfn and 0 <= order <= self.whole_order):
+        # No state equals that of an order below 0, so only the index has to be one, and the block a whole one.
+        if not self.start_pfn <= pfn < self.end_pfn or order > self.whole_order:
             self.check_range(pfn, order)
             self._free_in_pieces(pfn, order, fpi_flags)
             return
