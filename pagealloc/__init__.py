@@ -14,17 +14,22 @@ from __future__ import annotations
 
 from pagealloc import buddy
 from pagealloc.errors import (
+    AnotherProcess,
     BadPage,
     CorruptPageSet,
     DoubleFree,
     ForeignPfn,
     NotAllocated,
+    NotInFlight,
+    NotUnreported,
     PageAllocError,
     PageInFlight,
     PageOnPageSet,
     RamError,
+    TornZone,
     UnalignedPfn,
     WrongOrder,
+    ZoneBusy,
 )
 from pagealloc.gfp import (
     GFP_ATOMIC,
@@ -71,6 +76,7 @@ __all__ = [
     "GFP_ZERO",
     "PAGE_SIZE",
     "PRESETS",
+    "AnotherProcess",
     "BadPage",
     "Census",
     "CorruptPageSet",
@@ -79,6 +85,8 @@ __all__ = [
     "Layout",
     "Memory",
     "NotAllocated",
+    "NotInFlight",
+    "NotUnreported",
     "PageAllocError",
     "PageInFlight",
     "PageOnPageSet",
@@ -87,9 +95,11 @@ __all__ = [
     "RealSync",
     "Revision",
     "Sync",
+    "TornZone",
     "UnalignedPfn",
     "WrongOrder",
     "Zone",
+    "ZoneBusy",
     "ZoneSpec",
     "validate",
 ]

@@ -66,6 +66,18 @@ class NotAllocated(BadPage):
     problem = "page not allocated"
 
 
+class NotInFlight(BadPage):
+    """Only a block that was isolated can be put back."""
+
+    problem = "page not in flight"
+
+
+class NotUnreported(BadPage):
+    """Only the head of a free block that is not Reported yet can become so."""
+
+    problem = "page cannot become Reported"
+
+
 class CorruptPageSet(BadPage):
     """A page set held a page that is not free: somebody freed it twice at the same time."""
 

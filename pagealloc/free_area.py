@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
+from pagealloc.errors import NotUnreported
 from pagealloc.mmzone import MIGRATE_TYPES, Layout
-from pagealloc.page_flags import BLOCK_MASK, BUDDY, KIND_MASK, OFFLINE, ORDER_MASK, REPORTED, TAIL
+from pagealloc.page_flags import BLOCK_MASK, BUDDY, KIND_MASK, OFFLINE, ORDER_MASK, REPORTED, TAIL, describe
 from pagealloc.tracepoints import Trace
 
 
@@ -229,11 +230,12 @@ class FreeArea:
 
     def set_page_reported(self, index: int) -> None:
         """Flag the head of a free block as known to the host."""
-        assert self.state[index] & (KIND_MASK | REPORTED) == BUDDY, (
-            f"pfn {self.base_pfn + index:#x} is not the head of a free block, or is Reported already"
-        )
+        state = self.state[index]
+        if state & (KIND_MASK | REPORTED) != BUDDY:
+            expected = "the head of a free block that is not Reported"
+            raise NotUnreported(self.base_pfn + index, state & ORDER_MASK, describe(state), expected)
         self.state[index] |= REPORTED
-        order = self.state[index] & ORDER_MASK
+        order = state & ORDER_MASK
         self.nr_reported[order] += 1
         trace = self.trace
         if trace is not None:

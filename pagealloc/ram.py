@@ -59,7 +59,8 @@ def _check(result: int, what: str) -> None:
 
 def punch_hole(fd: int, offset: int, nr_bytes: int) -> None:
     """Give a range of a file in memory back; it reads as zeroes afterwards. Raises RamError."""
-    assert _fallocate is not None
+    if _fallocate is None:
+        raise RamError("punching a hole needs fallocate, which Linux has")
     mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
     _check(_fallocate(fd, mode, offset, nr_bytes), f"fallocate(PUNCH_HOLE) at {offset:#x}")
 

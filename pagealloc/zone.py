@@ -17,6 +17,7 @@ from pagealloc.errors import (
     DoubleFree,
     ForeignPfn,
     NotAllocated,
+    NotInFlight,
     PageInFlight,
     PageOnPageSet,
     UnalignedPfn,
@@ -451,7 +452,8 @@ class Zone(Marks):
     def putback_isolated_page(self, pfn: int, order: int, migratetype: int) -> None:
         """Return an isolated block to the lists without asking for a report (`__putback_isolated_page`)."""
         index = pfn - self.base_pfn
-        assert self.state[index] == IN_FLIGHT | order, self.describe_page(pfn)
+        if self.state[index] != IN_FLIGHT | order:
+            raise NotInFlight(pfn, order, self.describe_page(pfn), f"a block of order {order} in flight")
         self.state[index] = TAIL
         fpi_flags = FPI_SKIP_REPORT_NOTIFY
         if self.revision.putback_to_tail:
@@ -523,8 +525,7 @@ class Zone(Marks):
                 trace("unset_migratetype_isolate", pfn, migratetype)
             order = self.order_to_merge(index)
             if order >= 0:
-                taken = self.isolate_free_page(pfn, order)
-                assert taken, "marks do not apply to a withheld page"
+                self.isolate_free_page(pfn, order)  # never refused: marks do not apply to a withheld page
                 self.set_pageblock_migratetype(index, migratetype)
                 self.putback_isolated_page(pfn, order, migratetype)
             else:

@@ -249,6 +249,21 @@ def dead_definitions(sources: dict[str, str], mentioned: set[str]) -> Complaints
     ]
 
 
+def asserts_that_guard(source: str) -> Complaints:
+    """Complain of an assert that does more than to say a type: -O removes it, and what it guards with it."""
+    return [
+        f"line {node.lineno}: {ast.unparse(node.test)}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assert) and not says_a_type(node.test)
+    ]
+
+
+def says_a_type(test: ast.expr) -> bool:
+    if isinstance(test, ast.Compare):
+        return isinstance(test.ops[0], ast.IsNot) and ast.unparse(test.comparators[0]) == "None"
+    return isinstance(test, ast.Call) and ast.unparse(test.func) == "isinstance"
+
+
 # -- the house -----------------------------------------------------------------------------------------
 
 
@@ -375,6 +390,11 @@ def test_public_functions_of_the_library_say_what_they_do(path: Path) -> None:
     assert undocumented_functions(path.read_text()) == []
 
 
+@pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
+def test_nothing_is_guarded_by_what_an_option_of_python_removes(path: Path) -> None:
+    assert asserts_that_guard(path.read_text()) == []
+
+
 def test_no_file_knows_the_machine_it_was_written_on() -> None:
     found = {
         name_of(path): complaints
@@ -459,6 +479,8 @@ def test_an_import_from_above_is_noticed(snippet: str) -> None:
         (missing_docstrings, '"""Text."""\nclass C:\n    """Text."""', '"""Text."""\nclass C:\n    pass'),
         (undocumented_functions, "def _f():\n    pass", "def f():\n    pass"),
         (undocumented_functions, 'def f():\n    """Text."""', "async def f():\n    pass"),
+        (asserts_that_guard, "assert a.b is not None, 'text'", "assert a is not b"),
+        (asserts_that_guard, "assert isinstance(a, B)", "def f():\n    assert not work.running"),
         (machine_paths, "see tests/golden and network/share", f"see {MACHINE_PATHS[0]}main"),
         (machine_paths, "/proc/self/fd", f"cd {MACHINE_PATHS[2]}x"),
     ],

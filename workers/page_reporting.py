@@ -271,7 +271,8 @@ class PageReporting:
     def finish_unregister(self, timeout_s: float | None = None) -> None:
         """Wait for the pass that may still run. Raises ReporterStuck after `timeout_s`."""
         leaving = self._leaving
-        assert leaving is not None, "begin_unregister comes first"
+        if leaving is None:
+            raise PageReportingError("no device is leaving; expected begin_unregister to come first")
         if not self._workqueue.cancel_delayed_work_sync(leaving, timeout_s):
             raise ReporterStuck(
                 f"device {leaving.device.name} cannot be unregistered: {self.describe_flight()}"

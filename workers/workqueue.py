@@ -158,7 +158,8 @@ class Workqueue:
             work.due = None
 
     def _begin(self, work: DelayedWork) -> None:
-        assert not work.running, f"{work.name} would run twice at once"
+        if work.running:
+            raise PageAllocError(f"{work.name} runs; expected a work to be run again when it has ended")
         self._disarm(work)
         work.running = True
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pagealloc.errors import PageAllocError
 from pagealloc.revision import PRESETS
 from stress.golden.cases import CorruptCase, Json, read_case
 from stress.golden.replayer import Replayer
@@ -49,7 +50,7 @@ def replay(path: Path) -> CaseResult:
             difference = next(_differences("", line, ours), None)
         except CorruptCase as error:
             raise CorruptCase(f"{path}: operation {number}: {error}") from error
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, PageAllocError) as error:
             raise CorruptCase(
                 f"{path}: operation {number} cannot be carried out ({type(error).__name__}: {error})"
             ) from error

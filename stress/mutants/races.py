@@ -208,8 +208,8 @@ RACES = {
                 Zone,
                 "putback_isolated_page",
                 """
-                - assert self.state[index] == IN_FLIGHT | order, self.describe_page(pfn)
-                + assert self.state[index] == BUDDY | order, self.describe_page(pfn)
+                - if self.state[index] != IN_FLIGHT | order:
+                + if self.state[index] != BUDDY | order:
                 """,
             ),
         ),

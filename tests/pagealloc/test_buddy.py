@@ -6,6 +6,7 @@ import pytest
 from zone_kit import SMALL, START_PFN, assert_sound, exhaust, free_blocks, free_lists, make_zone
 
 from pagealloc import Zone
+from pagealloc.errors import NotInFlight
 from pagealloc.inventory import block_types
 from pagealloc.mmzone import (
     FPI_SKIP_REPORT_NOTIFY,
@@ -390,7 +391,7 @@ def test_a_block_put_back_goes_to_the_list_of_the_type_given() -> None:
 
 def test_only_a_block_in_flight_can_be_put_back() -> None:
     zone = make_zone(64)
-    with pytest.raises(AssertionError):
+    with pytest.raises(NotInFlight, match=r"it is free.*expected a block of order 4 in flight"):
         zone.putback_isolated_page(32, 4, MIGRATE_MOVABLE)
 
 

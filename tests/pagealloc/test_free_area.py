@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from zone_kit import SMALL, exhaust, make_zone
 
 from pagealloc import Layout, Zone
+from pagealloc.errors import NotUnreported
 from pagealloc.free_area import FreeArea
 from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_TYPES, MIGRATE_UNMOVABLE
 from pagealloc.page_flags import ALLOCATED, BUDDY, IN_FLIGHT, KIND_MASK, ON_PAGE_SET, REPORTED, TAIL
@@ -224,9 +225,9 @@ def test_only_a_free_block_that_is_not_reported_can_be_flagged() -> None:
     zone.free_pages_ok(allocated, 4)
 
     zone.set_reported(allocated)
-    with pytest.raises(AssertionError):
+    with pytest.raises(NotUnreported, match=r"it is free .*Reported.*expected the head of a free block"):
         zone.set_reported(allocated)
-    with pytest.raises(AssertionError):
+    with pytest.raises(NotUnreported):
         zone.set_reported(allocated + 1)
 
 

@@ -254,6 +254,8 @@ def test_a_pass_that_is_under_way_goes_on_to_its_end_but_is_not_armed_again(
     reporting.finish_unregister()
     assert reporting.settled()
     assert reporting.leaving is None
+    with pytest.raises(PageReportingError, match="expected begin_unregister to come first"):
+        reporting.finish_unregister()
 
 
 def test_a_reporter_is_never_called_after_its_device_was_unregistered(

@@ -346,6 +346,23 @@ def test_a_started_queue_runs_its_works_itself(started: Workqueue) -> None:
         started.run_now(work)
 
 
+def test_a_work_is_not_run_again_by_itself(unstarted: Workqueue) -> None:
+    refusals: list[str] = []
+
+    def again() -> None:
+        unstarted.queue_delayed_work(work, 0.0)
+        try:
+            unstarted.run_now(work)
+        except PageAllocError as error:
+            refusals.append(str(error))
+
+    work = DelayedWork("again", again)
+    unstarted.queue_delayed_work(work, 0.0)
+    assert unstarted.run_now(work)
+    assert refusals == ["again runs; expected a work to be run again when it has ended"]
+    assert unstarted.pending(work)  # the refusal changed nothing
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_what_a_work_raises_is_kept_as_the_queues_failure(sync: Sync, until: Callable[..., None]) -> None:
     queue = Workqueue(sync, "failing")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,6 +155,13 @@ def test_every_planted_fault_is_found(capsys: pytest.CaptureFixture[str]) -> Non
     told = json.loads(capsys.readouterr().out)
     assert (status, told["survived"], told["survivors"]) == (0, 0, [])
     assert told["found"] == told["total"] == len(MUTANTS)
+
+
+def test_a_fault_is_found_by_an_interpreter_without_asserts() -> None:
+    """M-5d was found by an assert alone."""
+    words = [sys.executable, "-OO", "-m", "stress", "mutants", "M-5d"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 # -- what was covered --------------------------------------------------------------------------------------
