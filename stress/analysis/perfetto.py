@@ -23,7 +23,8 @@ from stress.log.events import (
     Violated,
     ZoneBegin,
 )
-from stress.log.reader import LogDamage, LogReader
+from stress.log.files import LogDamage
+from stress.log.reader import LogReader
 
 PAGES_PER_MIB = 256
 

@@ -6,9 +6,8 @@ A zone begins with the snapshot that the log has of it, and every event since th
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
-
-from msgspec.structs import astuple
 
 from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
 from pagealloc.pcp import CPUS
@@ -16,9 +15,9 @@ from pagealloc.per_cpu_pages import zone_bounds
 from pagealloc.watermark import lowmem_reserve
 from stress.formats.procfs import PageSetCounts, ZoneCounts, every_zone
 from stress.invariants import Judge, ShadowZone
-from stress.log.events import EVENTS, HEADER
-from stress.log.files import BadLog
-from stress.log.reader import LogDamage, LogReader, check_is_log
+from stress.log.files import BadLog, LogDamage
+from stress.log.hearing import Hearing, Misfit
+from stress.log.reader import LogReader, check_is_log, heard
 
 NS = 1_000_000_000
 
@@ -30,21 +29,16 @@ def zones_at(run: Path, at_s: float) -> list[ZoneCounts]:
     """
     check_is_log(run)
     reader = LogReader(run)
-    judge = Judge(lambda invariant, text: None)  # whether it is all right is the business of `verify`
-    by_tag = judge.handlers
-    handlers = {cls: by_tag.get(tag) for tag, cls in EVENTS.items()}
+    hearing = Hearing(lambda invariant, text: None)  # whether it is all right is the business of `verify`
+    judge = hearing.judge
     at_ns = int(at_s * NS)
+    until = takewhile(lambda record: record.t <= at_ns or not judge.zones, reader)
     try:
-        for record in reader:
-            if record.t > at_ns and judge.zones:
-                break
-            handler = handlers[type(record)]
-            if handler is not None:
-                handler(record.thread, *astuple(record)[len(HEADER) :])
+        hearing.hear(map(heard, until))
+    except Misfit as misfit:
+        raise BadLog(f"{run}: {reader.where}: {misfit}") from misfit
     except LogDamage as damage:
         raise BadLog(f"{run}: the log is damaged before {at_s:g} s: {damage}") from damage
-    except (LookupError, TypeError, ValueError) as error:
-        raise BadLog(f"{run}: {reader.where}: the record fits nothing that came before ({error})") from error
     shadows = list(judge.zones.values())
     return every_zone([_count(judge, shadow) for shadow in shadows], shadows[0].revision)
 

@@ -18,8 +18,8 @@ from stress.log.events import (
     MmPageFree,
     MmPagePcpuDrain,
 )
-from stress.log.files import BadLog
-from stress.log.reader import LogDamage, LogReader, check_is_log
+from stress.log.files import BadLog, LogDamage
+from stress.log.reader import LogReader, check_is_log
 
 FIRST_PID = 1000  # of thread 0
 NS = 1_000_000_000

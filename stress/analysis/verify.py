@@ -8,20 +8,19 @@ not judged: a gap may hide anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 
-from msgspec.structs import astuple
-
 from stress.errors import Verdict, one_line, quoted
-from stress.invariants import INVARIANTS, Judge
-from stress.log.events import EVENTS, Record
-from stress.log.reader import LogDamage, LogReader, check_is_log
+from stress.invariants import INVARIANTS
+from stress.log.events import Record
+from stress.log.files import LogDamage
+from stress.log.hearing import Heard, Hearing, Misfit
+from stress.log.reader import LogReader, check_is_log, heard
 
 PROOFS_MAX = 3  # kept in words of each invariant; one fault breaks much that follows
-HEADER_FIELDS = 3
 PROGRESS_RECORDS = 50_000
 RECORD_WIDTH_MAX = 200  # of a record that is quoted
 PROOF_MAX = 2000  # characters of what it proves
@@ -72,28 +71,26 @@ def verify(run: Path, progress: Callable[[int], None] = lambda records: None) ->
                 )
             )
 
-    judge = Judge(fail)
-    handlers = judge.handlers
-    names = {cls: handlers.get(tag) for tag, cls in EVENTS.items()}
-    current.append(Record(0, 0, 0))
-    try:
+    def records() -> Iterator[Heard]:
         for record in reader:
-            handler = names[type(record)]
-            if handler is not None:
-                current[0] = record
-                handler(record.thread, *astuple(record)[HEADER_FIELDS:])
+            current[0] = record
+            yield heard(record)
             if not reader.records % PROGRESS_RECORDS:
                 progress(reader.records)
-        if not judge.rested or judge.unseen:
-            judgement.damage = "the log ends without the run's last look at its zones"
-    except LogDamage as damage:
-        judgement.damage = str(damage)
-    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+
+    hearing = Hearing(fail)
+    current.append(Record(0, 0, 0))
+    try:
+        hearing.hear(records())
+        hearing.expect_last_look()
+    except Misfit as misfit:
         judgement.damage = (
-            f"{reader.where}: the record fits nothing that came before ({type(error).__name__}: {error})"
-            if judge.zones
+            f"{reader.where}: {misfit}"
+            if hearing.judge.zones
             else "the log describes no zone: it is of a guest seen from its host, which does not see free lists"
         )
+    except LogDamage as damage:
+        judgement.damage = str(damage)
     judgement.records = reader.records
     if judgement.violation_count:
         judgement.verdict = Verdict.FAILURE

@@ -12,7 +12,8 @@ from pagealloc.mmzone import PAGE_SHIFT
 from stress.errors import BadInput
 from stress.lab.recording import PAGEBLOCK_ORDER, RecordedPass, Recording
 from stress.log.events import GuestReport, PassBegin, ReportBegin
-from stress.log.reader import LogDamage, LogReader
+from stress.log.files import LogDamage
+from stress.log.reader import LogReader
 
 NS_PER_S = 1e9
 

@@ -15,6 +15,10 @@ class BadLog(BadInput):
     """The path holds no log that this program can read; the message names it."""
 
 
+class LogDamage(Exception):
+    """A record is missing, out of order, or none: what follows cannot be judged. The message says where."""
+
+
 def log_files(run: Path) -> list[Path]:
     """List the files of a run's log in their order. Raises BadLog when there are none."""
     if not run.is_dir():

@@ -15,13 +15,14 @@ from __future__ import annotations
 import marshal
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from pagealloc.tracepoints import Record
-from stress.invariants import Judge
+from stress.log.files import LogDamage
+from stress.log.hearing import Heard, Hearing
 
 SLICE_RECORDS = 1024  # judged in one go, in about ten milliseconds: so long may the pipe have to wait
 BACKLOG_RECORDS = 1 << 18  # kept in memory, some 80 MB
@@ -99,10 +100,7 @@ class LiveJudge:
         self._tell = tell
         self._start_ns = start_ns
         self._backlog = Backlog(folder)
-        self._judge = Judge(self._fail)
-        self._handlers = {
-            event: handler for event, handler in self._judge.handlers.items() if event not in WITNESSED
-        }
+        self._hearing = Hearing(self._fail, unheard=WITNESSED)
         self._now_ns = start_ns
         self._told: dict[str, int] = {}
         self._damage: str | None = None
@@ -129,18 +127,19 @@ class LiveJudge:
         batch = self._backlog.take()
         if self._damage is not None:
             return
-        handlers = self._handlers
         try:
-            for self._now_ns, thread, record in batch:
-                self.records += 1
-                handler = handlers.get(record[0])
-                if handler is not None:
-                    handler(thread, *record[ZONE_AT:], *record[2])
-                elif record[0] == "lost":
-                    self._damage = f"thread {thread} lost {record[2][0]} records: its buffer was full"
-                    return
+            self._hearing.hear(self._records(batch))
+        except LogDamage as damage:
+            self._damage = str(damage)
         except Exception as error:  # whatever becomes of the judge, the log is written
-            self._damage = f"a record fits nothing that came before ({type(error).__name__}: {error})"
+            self._damage = f"the judge failed ({type(error).__name__}: {error})"
+
+    def _records(self, batch: Batch) -> Iterator[Heard]:
+        for self._now_ns, thread, record in batch:
+            self.records += 1
+            if record[0] == "lost":
+                raise LogDamage(f"thread {thread} lost {record[2][0]} records: its buffer was full")
+            yield record[0], thread, (*record[ZONE_AT:], *record[2])
 
     def cut_short(self) -> Judged:
         """Say what it came to before the pipe ended without a last record."""
@@ -149,8 +148,11 @@ class LiveJudge:
 
     def result(self) -> Judged:
         """Say what it came to; nothing waits any more."""
-        if self._damage is None and (not self._judge.rested or self._judge.unseen):
-            self._damage = "the run ended without a last look at its zones"
+        if self._damage is None:
+            try:
+                self._hearing.expect_last_look()
+            except LogDamage as damage:
+                self._damage = str(damage)
         return Judged(self.records, self.violations, self._damage)
 
     def _fail(self, invariant: str, text: str) -> None:

@@ -13,16 +13,26 @@ from pathlib import Path
 from typing import BinaryIO, Union
 
 import msgspec
+from msgspec.structs import astuple
 
-from stress.log.events import EVENTS, SCHEMA_VERSION, LogBegin, LogEnd, Lost, Record, ThreadBegin, ZoneRecord
-from stress.log.files import BadLog, log_files, open_log, read_sums
+from stress.log.events import (
+    EVENTS,
+    HEADER,
+    SCHEMA_VERSION,
+    LogBegin,
+    LogEnd,
+    Lost,
+    Record,
+    ThreadBegin,
+    ZoneRecord,
+)
+from stress.log.files import BadLog, LogDamage, log_files, open_log, read_sums
+from stress.log.hearing import Heard
 
+TAGS = {cls: event for event, cls in EVENTS.items()}
 LINE_BYTES_MAX = 64 << 20  # no line is longer; what has no line ends is not read to its end
+HEADER_FIELDS = len(HEADER)
 HEAD_RECORDS = 64  # within which `log_begin` must stand
-
-
-class LogDamage(Exception):
-    """A record is missing, out of order, or none: what follows cannot be judged. The message says where."""
 
 
 class LogReader:
@@ -134,6 +144,11 @@ class LogReader:
         seqs = {str(zone): seq for zone, seq in self._seq.items()}
         if end.threads != counted or end.zones != seqs:
             raise LogDamage(f"{self.where}: the last record counts other records than there are")
+
+
+def heard(record: Record) -> Heard:
+    """Return a record as the judge takes it."""
+    return TAGS[type(record)], record.thread, astuple(record)[HEADER_FIELDS:]
 
 
 def check_is_log(run: Path) -> None:
