@@ -210,11 +210,10 @@ def budget_needs_several_passes(kit: Kit) -> None:
     kit.settle()
     passes = kit.reporting.stats.passes
     blocks = len(pfns[::2])
-    if kit.revision.budget:
-        expected = -(-blocks // 2)  # ceil(8 / 16) + 1 calls a visit, of one block each
-        kit.expect(
-            passes == expected, "L2", lambda: f"{passes} passes for {blocks} blocks, expected {expected}"
-        )
+    expected = (
+        -(-blocks // 2) if kit.revision.budget else 1
+    )  # ceil(8 / 16) + 1 calls a visit, of one block each
+    kit.expect(passes == expected, "L2", lambda: f"{passes} passes for {blocks} blocks, expected {expected}")
     kit.reporting.unregister(kit.device)
     kit.oracle.retired = True
     kit.stop()
