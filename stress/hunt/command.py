@@ -33,10 +33,13 @@ WORLDS = ("controlled", "real")
 REAL_WORLD = ("--zones", "DMA32=64MiB,Normal=96MiB", "--order", "5", "--capacity", "8", "--delay", "0.02")
 REAL_PATIENCE_S = 15.0
 SECONDS_MAX = 1e6
-# A mutant is looked for in every scenario with few executions first: most faults show at once somewhere.
-# Last comes every preset, for faults that only matter in an older kernel.
+# A mutant is looked for in every scenario with few executions first: most faults show at once somewhere, and half
+# of those with the very first. Every preset has its turn before many executions have, for faults that only matter
+# in an older kernel.
 HUNT_ROUNDS: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (1, ("v6.12",)),
     (30, ("v6.12",)),
+    (1, tuple(PRESETS)),
     (300, ("v6.12",)),
     (100, tuple(PRESETS)),
     (2000, ("v6.12",)),

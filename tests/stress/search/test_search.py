@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,15 +19,12 @@ pytest.importorskip("greenlet", reason="schedule search needs greenlet")
 from stress.cli import main
 from stress.controlled.strategy import DepthFirst, Pct, Portfolio, RandomWalk, Replay, make_strategy
 from stress.controlled.world import Subject, Violation, World
-from stress.invariants import INVARIANTS
-from stress.mutants import MUTANTS, NOT_EXPRESSIBLE, StaleMutant, planted
-from stress.mutants.planting import edited, install
+from stress.mutants import MUTANTS, planted
 from stress.search import replay
 from stress.search.explore import Program, Result, explore, program
 from stress.search.kit import Kit
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import TURNS_SHOWN, schedule_table, turns, write_perfetto
-from workers.page_reporting import PageReporting
 
 
 def search(scenario: str, mutant: str | None = None, executions: int = 300, preset: str = "v6.1") -> Result:
@@ -47,71 +42,7 @@ def test_the_correct_code_is_silent(preset: str) -> None:
         assert failure is None, failure
 
 
-def test_every_invariant_that_a_fault_is_expected_to_break_has_words() -> None:
-    assert {mutant.invariant for mutant in MUTANTS.values()} <= set(INVARIANTS)
-    assert {f"S{n}" for n in range(1, 27)} | {f"L{n}" for n in range(1, 9)} <= set(INVARIANTS)
-
-
-# -- faults are found --------------------------------------------------------------------------------------
-
-
-def test_every_number_is_a_planted_fault_or_says_why_not() -> None:
-    for number in range(1, 65):
-        names = [name for name in (*MUTANTS, *NOT_EXPRESSIBLE) if name.rstrip("abcdefgh") == f"M-{number}"]
-        assert names, f"M-{number} is missing"
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_planted_fault_fits_the_product_and_leaves_no_trace(name: str) -> None:
-    owners = {patch[0] for patch in MUTANTS[name].patches}
-    before = {owner: dict(vars(owner)) for owner in owners}
-    with planted(name):
-        assert any(dict(vars(owner)) != before[owner] for owner in owners)
-    assert {owner: dict(vars(owner)) for owner in owners} == before
-
-
-def test_a_fault_whose_method_has_changed_is_an_error_and_not_silent() -> None:
-    stale = edited(PageReporting, "pending", "- return never_written()\n+ return False")
-    with pytest.raises(StaleMutant, match="has 0 places"), install((stale,)):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("mutant", "scenario"),
-    [
-        ("M-17", "free-the-buddy"),
-        ("M-45", "notify-at-the-end"),
-        ("M-10", "free-the-buddy"),
-        ("M-14", "retag-in-flight"),
-    ],
-)
-def test_the_dangerous_faults_are_found_within_a_thousand_executions(mutant: str, scenario: str) -> None:
-    result = search(scenario, mutant, executions=1000)
-    assert result.failure is not None
-    assert result.failure.mutant == mutant
-
-
-@pytest.mark.parametrize(
-    ("mutant", "scenario", "invariant"),
-    [
-        ("M-65", "unregister-with-a-timeout", "S22"),
-        ("M-66", "unregister-beside-another-work", "S22"),
-        ("M-67", "crossing-deadlines", "L1"),
-        ("M-68", "threads-come-and-go", "S2"),
-        ("M-69", "give-back-what-is-not-withheld", "lockdep"),
-        ("M-70", "drain-beside-the-owner", "exception"),
-        ("M-71", "two-frees-of-one-block", "S2"),
-        ("M-72", "the-reporter-exits", "S11"),
-        ("M-73", "the-reporter-exits", "stats"),
-        ("M-74", "a-boost-comes-and-goes", "S1..S5"),
-    ],
-)
-def test_a_fault_in_a_corner_is_found_by_the_scenario_that_goes_there(
-    mutant: str, scenario: str, invariant: str
-) -> None:
-    failure = search(scenario, mutant, executions=1000).failure
-    assert failure is not None
-    assert failure.invariant == invariant
+# -- a failure is told ------------------------------------------------------------------------------------
 
 
 def test_a_story_tells_works_by_name_and_folds_nothing_that_the_invariant_is_about() -> None:
@@ -146,22 +77,6 @@ def test_a_store_that_waits_loses_a_request_and_a_full_barrier_loses_none() -> N
 def test_a_scenario_without_a_choice_is_executed_once_and_complete() -> None:
     result = search("vector-nodes", executions=1000)
     assert (result.executions, result.complete) == (1, True)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_every_planted_fault_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    status = main(["mutants", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert (status, told["survived"], told["survivors"]) == (0, 0, [])
-    assert told["found"] == told["total"] == len(MUTANTS)
-
-
-def test_a_fault_is_found_by_an_interpreter_without_asserts() -> None:
-    """M-5d was found by an assert alone."""
-    words = [sys.executable, "-OO", "-m", "stress", "mutants", "M-5d"]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 # -- what was covered --------------------------------------------------------------------------------------
@@ -381,21 +296,6 @@ def test_explore_that_fails_says_how_to_have_it_again(
     (file,) = tmp_path.iterdir()
     assert f"python -m stress replay {file}" in told.replace("\n", "")
     assert "FAILURE" in told.splitlines()[-1]
-
-
-def test_mutants_say_how_much_shrinking_is_worth(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["mutants", "M-1", "M-13a", "--strategy", "random", "--jobs", "1"]
-    assert main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {"total", "found", "survived", "not_expressible", "mutants"} <= set(told)
-    for mutant in told["mutants"]:
-        assert {"id", "invariant", "found_by", "executions", "seconds"} <= set(mutant)
-    one, other = (mutant["switches_shrunk"] / mutant["switches_found"] for mutant in told["mutants"])
-    assert told["switches_ratio_median"] == pytest.approx((one + other) / 2)
-    assert main(words) == 0
-    *_, shrinking, verdict = capsys.readouterr().out.splitlines()
-    assert shrinking.startswith(f"shrinking: {told['switches_ratio_median']:.2f} of the switches are left")
-    assert verdict == f"2 found, 0 survived, {len(NOT_EXPRESSIBLE)} not expressible"
 
 
 def test_one_scenario_is_spread_over_processes_by_seeds(capsys: pytest.CaptureFixture[str]) -> None:
