@@ -94,7 +94,7 @@ REST = {
                 PerCpuPages,
                 "take_coldest",
                 """
-                - with suppress(IndexError):
+                - with suppress(IndexError):  # another thread took the rest
                 -     while nr_pages > 0:
                 -         taken.append((pages.popleft(), order, migratetype))
                 -         nr_pages -= 1 << order
