@@ -84,6 +84,10 @@ class Child:
         """Whether it still runs, or somebody still reads what it said."""
         return not self._ended.is_set()
 
+    def crashed(self) -> bool:
+        """Whether it has ended by itself, and not with exit status 0."""
+        return self._process is not None and self._process.poll() not in (None, 0)
+
     def wait(self, timeout_s: float) -> bool:
         """Wait for it to end by itself; False when it still runs after `timeout_s`."""
         return self._ended.wait(timeout_s)

@@ -14,5 +14,6 @@ wire            vhost-user's messages
 trace_host      QEMU's device as the host of a guest, read off QEMU's trace
 qemu_guest      a whole guest in QEMU
 uml             user-mode Linux as a guest
+no_xstate       a program that keeps user-mode Linux to registers that it can restore
 initrd          what a guest boots into: busybox, a module, a load
 """

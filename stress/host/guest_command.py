@@ -90,12 +90,17 @@ def command_guest(arguments: argparse.Namespace) -> int:
         except BaseException:
             session.give_up()
             raise
+        crashed = False
         try:
             session.serve(connection, lambda: not guest.alive())
             guest.wait(LAST_WORDS_S if params.seconds is None else params.seconds - session.summary.seconds)
+            crashed = guest.crashed()
         finally:
             guest.end()
-    session.summary.notes.append(f"the guest ended with {guest.how_it_ended()}")
+    how = f"the guest ended with {guest.how_it_ended()}"
+    session.summary.notes.append(how)
+    if crashed:
+        session.summary.undecided = how
     return session.finish()
 
 

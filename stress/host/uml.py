@@ -6,6 +6,7 @@ It has the originals of `mm/page_reporting.c` and `drivers/virtio/virtio_balloon
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,10 @@ GUARDED = (
     "-c",
     '((while [ -e /proc/$$/exe ]; do sleep 1; done; kill -KILL 0) > /dev/null 2>&1 &); exec "$0" "$@"',
 )
+# Where a processor has AMX, see `no_xstate`.
+WITHOUT_XSTATE = (sys.executable, "-I", str(Path(__file__).with_name("no_xstate.py")))
+WITHOUT_AVX = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX_Fast_Unaligned_Load"
+PROCESSOR = Path("/proc/cpuinfo")
 MEMORY_FILES = Path("/dev/shm")  # noqa: S108 - a file there is memory, and the guest's is nothing else
 
 
@@ -51,6 +56,14 @@ def build_initrd(load: str, order: int | None) -> bytes:
     return initrd(busybox, {"virtio_balloon.ko": balloon_module()}, load, order)
 
 
+def has_amx() -> bool:
+    """Whether the processor has more registers than user-mode Linux can restore."""
+    try:
+        return "amx_tile" in PROCESSOR.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return False
+
+
 def boot(
     sync: Sync, folder: Path, archive: bytes, socket_path: Path, memory_mib: int, hear: Callable[[str], None]
 ) -> Child:
@@ -62,8 +75,16 @@ def boot(
         )
     initrd_file = folder / "initrd"
     initrd_file.write_bytes(archive)
+    amx = has_amx()
     command = [
-        *(*GUARDED, PROGRAM, f"mem={memory_mib}M", f"initrd={initrd_file}", f"uml_dir={folder}"),
+        *(
+            *GUARDED,
+            *(WITHOUT_XSTATE if amx else ()),
+            PROGRAM,
+            f"mem={memory_mib}M",
+            f"initrd={initrd_file}",
+            f"uml_dir={folder}",
+        ),
         *(
             f"virtio_uml.device={socket_path}:{DEVICE_ID}",
             "con=null",
@@ -71,5 +92,6 @@ def boot(
             "quiet",
             "loglevel=1",
         ),
+        *([WITHOUT_AVX] if amx else []),  # what a kernel does not know is in its first process's environment
     ]
     return Child(sync, command, environment={"TMPDIR": str(MEMORY_FILES)}, hear=hear)

@@ -82,6 +82,8 @@ def print_summary(console: Console, summary: Summary, words: str, more: list[tup
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     for text in summary.violations:
         console.print(f"!!! {text}", highlight=False, markup=False, soft_wrap=True, style="red")
+    if summary.undecided is not None:
+        console.print(f"??? {summary.undecided}", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{summary.verdict} {summary.seconds:.1f} s, {summary.violation_count} violations: {words}",
         highlight=False,

@@ -6,6 +6,7 @@ Each bad manner is a row of the table in docs/HOST.md, and what is asserted here
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from typing import Any
 
 import pytest
 
+from pagealloc.sync import Sync
 from stress.cli import main
 from stress.host import uml
 from stress.host.initrd import initrd
+from workers.child import Child
 
 ROOT = Path(__file__).parents[3]
 MIB = 1 << 20
@@ -192,6 +195,47 @@ def name_of(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     return ""
+
+
+# -- guests that do not come to their end ------------------------------------------------------------------------
+
+# It connects, and dies as a kernel does that panics.
+PANICS = "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); os.abort()"
+
+
+def test_a_guest_that_crashes_is_no_success(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def crash(sync: Sync, folder: Path, archive: bytes, socket_path: Path, *rest: object) -> Child:
+        return Child(sync, [sys.executable, "-c", PANICS, str(socket_path)])
+
+    monkeypatch.setattr(uml, "build_initrd", lambda load, order: b"")
+    monkeypatch.setattr(uml, "boot", crash)
+    assert main(["guest", "--run-dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().out
+    assert "??? the guest ended with SIGABRT" in said
+    assert said.splitlines()[-1].startswith("CANNOT DECIDE")
+
+
+# Of no process there is: whatever gets as far as looking for it says ESRCH.
+ASKS = """
+import ctypes, errno, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+for request, what in ((0x4204, 0x202), (0x4205, 0x202), (0x4204, 1), (14, 0)):
+    libc.ptrace(request, 1 << 30, what, None)
+    print(errno.errorcode[ctypes.get_errno()])
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the registers are those of x86-64")
+def test_a_guest_may_be_denied_the_registers_that_it_cannot_restore() -> None:
+    def ask(*before: str) -> list[str]:
+        command = [*before, sys.executable, "-c", ASKS]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert ask() == ["ESRCH"] * 4
+    assert ask(*uml.WITHOUT_XSTATE) == ["EIO", "EIO", "ESRCH", "ESRCH"]
 
 
 # -- without the packages ----------------------------------------------------------------------------------------
