@@ -76,6 +76,9 @@ class ShadowZone(ShadowLists):
         if self._is_foreign(pfn, order, migratetype, from_order, from_type):
             if from_order < self.pageblock_order:
                 self.fail("S6", f"pfn {pfn:#x} order {from_order} is claimed, and is no whole pageblock")
+            self.retyped.update(
+                range(pfn >> self.pageblock_order, pfn + (1 << from_order) >> self.pageblock_order)
+            )
             self._split_off(pfn, order, migratetype, from_order)
 
     def steal(self, pfn: int, order: int, migratetype: int, from_order: int, from_type: int) -> None:

@@ -29,11 +29,11 @@ SNAPSHOT: tuple[Any, ...] = (
 class Story:
     """A judge that hears a story, and the invariants that it found broken."""
 
-    def __init__(self) -> None:
+    def __init__(self, revision: str = "v6.1") -> None:
         self.broken: list[str] = []
         self.judge = Judge(lambda invariant, text: self.broken.append(invariant))
         self.told = self.judge.handlers
-        self.told["zone_begin"](0, 0, 1, "Normal", 0, 0, 64, 6, 3, "v6.1")
+        self.told["zone_begin"](0, 0, 1, "Normal", 0, 0, 64, 6, 3, revision)
         self.told["zone_snapshot"](0, 0, 2, *SNAPSHOT)
 
     def zone(self, event: str, thread: int, *fields: object) -> Story:
@@ -218,3 +218,118 @@ def test_half_of_a_block_can_be_freed_once_it_is_split() -> None:
     story.zone("split_page", A, 0, 3).release(A)
     assert story.judge.zones[0].taken == {0: 3}
     assert story.broken == []
+
+
+# -- v6.12: lists go by their pageblocks' types --------------------------------------------------------------------
+
+UNMOVABLE, MOVABLE, RECLAIMABLE = 0, 1, 2
+
+
+class Story612(Story):
+    """A zone of 6.12 whose second block, from page 32 on, is in use."""
+
+    def __init__(self) -> None:
+        super().__init__("v6.12")
+        self.zone("mm_page_alloc_zone_locked", A, 32, 5, MOVABLE, False, 5).release(A)
+        self.tell("mm_page_alloc", A, 32, 5, MOVABLE, "GFP_KERNEL")
+
+    def retype(self, *pageblocks: int, to: int = UNMOVABLE) -> Story612:
+        for pfn in pageblocks:
+            self.zone("set_pageblock_migratetype", A, pfn, to)
+        return self
+
+    def claim(self, order: int = 3, of: int = 5, pfn: int = 0, of_type: int = MOVABLE) -> Story612:
+        """Take from a whole block of pageblocks for an unmovable request."""
+        self.zone("rmqueue_claim", A, pfn, order, UNMOVABLE, of, of_type)
+        return self
+
+    def steal(self, order: int = 0, of: int = 2, pfn: int = 4) -> Story612:
+        self.zone("rmqueue_steal", A, pfn, order, UNMOVABLE, of, MOVABLE)
+        return self
+
+    def half_a_pageblock(self) -> Story612:
+        """Leave pages 4 .. 7 free, and all else of pageblock 0 and behind it taken."""
+        self.zone("mm_page_alloc_zone_locked", A, 0, 2, MOVABLE, False, 5)
+        for pfn, order in ((8, 3), (16, 4)):
+            self.zone("mm_page_alloc_zone_locked", A, pfn, order, MOVABLE, False, order)
+        self.release(A)
+        return self
+
+    def judged(self, free_pages: int, alike_pages: int, claimed: bool) -> Story612:
+        self.zone("try_to_claim_block", A, 0, UNMOVABLE, free_pages, alike_pages, claimed)
+        return self
+
+    def moved(self) -> Story612:
+        self.zone("move_to_free_list", A, 4, 2, UNMOVABLE, True)
+        return self
+
+    def pieces(self, *types: int, asks: bool = False) -> Story612:
+        """Free the block of page 32 a pageblock at a time, each merging with those before."""
+        self.tell("mm_page_free", A, 32, 5)
+        self.zone("split_large_buddy", A, 32, 5)
+        for at, migratetype in enumerate(types):
+            pfn = 32 + 8 * at
+            merged = {1: (32, 4), 3: (32, 5)}.get(at, (pfn, 3))
+            self.zone("mm_page_free_zone_locked", A, pfn, 3, migratetype, *merged, False)
+            if asks:
+                self.tell("page_reporting_notify", A)
+        self.release(A)
+        return self
+
+
+GOOD_6_12: list[tuple[str, Callable[[Story612], object]]] = [
+    ("claims whole pageblocks", lambda s: s.claim().retype(0, 8, 16, 24).release(A)),
+    ("claims half a pageblock", lambda s: s.half_a_pageblock().judged(4, 0, True).retype(0).moved()
+     .zone("mm_page_alloc_zone_locked", A, 4, 0, UNMOVABLE, False, 2).release(A)),
+    ("steals after a claim in vain", lambda s: s.half_a_pageblock().steal(0).release(A)),
+    ("frees in pieces", lambda s: s.pieces(1, 1, 1, 1)),
+    ("asks for each piece", lambda s: s.register().pieces(1, 1, 1, 1, asks=True)),  # type: ignore[attr-defined]
+    ("moves the rest of a pageblock", lambda s: s.half_a_pageblock().retype(0).moved().release(A)),
+]  # fmt: skip
+
+BREAKS_6_12: list[tuple[str, str, Callable[[Story612], object]]] = [
+    ("claims pageblocks and leaves their types", "S6", lambda s: s.claim().release(A)),
+    ("claims less than a pageblock as if it were whole", "S6", lambda s: s.half_a_pageblock().claim(0, 2, 4)),
+    ("claims what is not free", "S2", lambda s: s.claim(3, 5, 32)),
+    ("claims from another list than it says", "S6", lambda s: s.claim(of_type=RECLAIMABLE)),
+    ("claims what it could have had of its own", "vectors",
+     lambda s: s.claim().retype(0, 8, 16, 24).release(A).free(32, 5, (32, 5)) and s.claim(pfn=32)),
+    ("steals a block that is not there", "S2", lambda s: s.half_a_pageblock().steal(0, 1)),
+    ("retypes the pageblock that it only steals from", "S6",
+     lambda s: s.half_a_pageblock().steal().retype(0).release(A)),
+    ("miscounts the free pages of a claim", "vectors", lambda s: s.half_a_pageblock().judged(5, 0, True)),
+    ("claims less than half a pageblock", "vectors",
+     lambda s: s.half_a_pageblock().zone("mm_page_alloc_zone_locked", A, 4, 1, MOVABLE, False, 2)
+     and s.judged(2, 1, True)),
+    ("does not claim half a pageblock", "vectors", lambda s: s.half_a_pageblock().judged(4, 0, False)),
+    ("counts more pages than a pageblock has", "vectors", lambda s: s.half_a_pageblock().judged(4, 5, True)),
+    ("moves pages after a claim in vain", "vectors", lambda s: s.half_a_pageblock().judged(4, -1, False).moved()),
+    ("retypes a pageblock and leaves its free pages", "S6", lambda s: s.half_a_pageblock().retype(0).release(A)),
+    ("leaves a neighbour's type when they merge", "S6",
+     lambda s: s.retype(56, to=RECLAIMABLE).pieces(1, 1, 1, 2)),
+    ("frees a piece by another pageblock's type", "S6", lambda s: s.retype(40, to=RECLAIMABLE).pieces(1, 1, 1, 1)),
+    ("loses a piece of a large free", "S2", lambda s: s.pieces(1, 1, 1)),
+    ("frees in pieces what nobody gave up", "S2", lambda s: s.zone("split_large_buddy", A, 8, 4)),
+    ("asks for no report of a piece", "S24", lambda s: s.register() and s.pieces(1, 1, 1, 1)),
+    ("forgets the high-atomic pages before the marks", "S16",
+     lambda s: s.register() and s.retype(0, 8, 16, 24, to=3)
+     .zone("move_to_free_list", A, 0, 5, 3, True).release(A).zone("page_reporting_refused", W, 0, 5, 32)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "chapter"), GOOD_6_12, ids=[what for what, _ in GOOD_6_12])
+def test_nothing_is_wrong_with_a_kernel_6_12_that(what: str, chapter: Callable[[Story612], object]) -> None:
+    story = Story612()
+    chapter(story)
+    assert story.broken == []
+
+
+@pytest.mark.parametrize(
+    ("what", "invariant", "chapter"), BREAKS_6_12, ids=[what for what, _, _ in BREAKS_6_12]
+)
+def test_a_kernel_6_12_is_caught_that(
+    what: str, invariant: str, chapter: Callable[[Story612], object]
+) -> None:
+    story = Story612()
+    chapter(story)
+    assert story.broken[:1] == [invariant]
