@@ -8,8 +8,10 @@ told in the child before anything else runs there; the parent's own path asks no
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import NoReturn, Protocol
 from weakref import ref
+
+from pagealloc.errors import AnotherProcess
 
 
 class Parting(Protocol):
@@ -34,6 +36,19 @@ def belongs_to_this_process(thing: Parting) -> None:
             if left() is None:
                 _ours.pop(number, None)
         _swept[0] = 1000 + 2 * len(_ours)
+
+
+def refuse_everything(thing: Parting, what: str) -> None:
+    """Put a refusal in the place of every public method of `thing`, for `part`: the parent's calls pay nothing."""
+
+    def refuse(*_arguments: object, **_named: object) -> NoReturn:
+        raise AnotherProcess(
+            f"{what} is the parent process's, from which this one was forked; expected one of the child's own"
+        )
+
+    for name in dir(type(thing)):
+        if not name.startswith("_") and name != "part" and callable(getattr(type(thing), name)):
+            setattr(thing, name, refuse)
 
 
 def _part() -> None:

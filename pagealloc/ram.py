@@ -215,13 +215,17 @@ class Ram:
 
     def _check_within(self, offset: int, nr_bytes: int) -> None:
         if offset < 0 or nr_bytes <= 0 or offset + nr_bytes > self.nr_bytes:
-            if self._parted:
-                raise AnotherProcess("this RAM is the parent process's; expected a memory of the child's own")
+            self._check_process()
             raise RamError(f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM")
+
+    def _check_process(self) -> None:
+        if self._parted:
+            raise AnotherProcess("this RAM is the parent process's; expected a memory of the child's own")
 
     def resident_bytes(self) -> int:
         """Ask the operating system how much of this memory it holds (`st_blocks`, or `mincore`)."""
         kept = self._mmap, self._descriptor
+        self._check_process()
         if kept[1] is not None:
             return os.fstat(kept[1].number).st_blocks * BYTES_PER_BLOCK
         return self._mincore_bytes(0, self.nr_bytes)

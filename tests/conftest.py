@@ -255,3 +255,23 @@ def recorded_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     assert main(["run", *arguments, "--capacity=8", "--fail-rate=0.2", "--run-dir", str(path)]) == 0
     return path
+
+
+@pytest.fixture
+def in_child() -> Callable[[Callable[[], None]], int]:
+    """Run a function in a fork of this process; its exit status, 9 for an exception, negative for a hang."""
+
+    def run(body: Callable[[], None]) -> int:
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(int(PATIENCE_S))
+            try:
+                body()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(9)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from pagealloc.fork import belongs_to_this_process, refuse_everything
 from pagealloc.sync import Sync
 
 # The signal is armed first, and then it is made sure that whom it waits for was still there.
@@ -47,6 +48,11 @@ class Child:
         self._started.wait()
         if self._refusal is not None:
             raise self._refusal
+        belongs_to_this_process(self)
+
+    def part(self) -> None:
+        """Refuse everything in the child of a fork, above all to end what is the parent's."""
+        refuse_everything(self, f"the process {self._command[len(ARMED) + 1]}")
 
     def _attend(self) -> None:
         try:

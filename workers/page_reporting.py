@@ -31,6 +31,7 @@ from typing import NamedTuple, Protocol
 from weakref import proxy
 
 from pagealloc.errors import PageAllocError
+from pagealloc.fork import belongs_to_this_process, refuse_everything
 from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES
 from pagealloc.revision import Revision
 from pagealloc.sync import Sync
@@ -200,6 +201,11 @@ class PageReporting:
         self._ending: BaseException | None = None  # what a reporter raised to end the worker
         self._alloc_scatterlist = alloc_scatterlist
         self.trace: Trace | None = None  # told of passes, batches and requests
+        belongs_to_this_process(self)
+
+    def part(self) -> None:
+        """Refuse everything in the child of a fork: zones, worker and device are the parent's."""
+        refuse_everything(self, "this reporting core")
 
     # -- registration ------------------------------------------------------------------------------------
 

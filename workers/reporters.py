@@ -28,6 +28,7 @@ from workers.page_reporting import Batch, Reporter
 from workers.qemu.reporter import QemuReporter
 
 DEFAULT_SLEEP_S = 0.01
+ALL_BATCHES = 1 + 1e-9  # as a sum of shares: floats may come to a little more than 1
 
 
 class Null:
@@ -71,8 +72,9 @@ class InjectedError(ReporterError):
 class FaultInjector:
     """Makes another reporter fail, dawdle, or never come back, at given rates from a seed.
 
-    Each rate is the probability for one batch. A batch is *lost* after the inner reporter has done its
-    work: the host has taken the memory, and the answer never arrives. The call then waits until `release`.
+    Each rate is the share of batches that meet with it, and no batch meets with two. A batch is *lost* after the
+    inner reporter has done its work: the host has taken the memory, and the answer never arrives. The call then
+    waits until `release`.
     """
 
     def __init__(
@@ -89,6 +91,9 @@ class FaultInjector:
         for name, rate in (("fail", fail_rate), ("delay", delay_rate), ("lose", lose_rate)):
             if not 0 <= rate <= 1:
                 raise ValueError(f"{name} rate is {rate}, expected 0 .. 1")
+        total = fail_rate + delay_rate + lose_rate
+        if total > ALL_BATCHES:
+            raise ValueError(f"the rates of fail, delay and lose add up to {total:g}, expected 1 or less")
         self._inner = inner
         self._sync = sync
         self._rng = rng
@@ -99,14 +104,14 @@ class FaultInjector:
         self._released: Event = sync.event("lost completions are released")
 
     def report(self, zone: Zone, batch: Batch) -> None:
-        # All three are drawn each time, so that one rate does not shift what another one hits.
-        fail, delay, lose = (self._rng.random() for _ in range(3))
-        if delay < self._delay_rate:
-            self._sync.sleep(self._delay_s)
-        if fail < self._fail_rate:
+        drawn = self._rng.random()  # one draw decides which fault it is, if any
+        if drawn < self._fail_rate:
             raise InjectedError(f"injected failure of a batch of {len(batch)}")
+        lost = drawn >= 1 - self._lose_rate
+        if not lost and drawn < self._fail_rate + self._delay_rate:
+            self._sync.sleep(self._delay_s)
         self._inner.report(zone, batch)
-        if lose < self._lose_rate:
+        if lost:
             self._released.wait()
             raise InjectedError(f"the lost completion of a batch of {len(batch)} was released")
 

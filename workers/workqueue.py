@@ -13,6 +13,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from pagealloc.errors import PageAllocError
+from pagealloc.fork import belongs_to_this_process, refuse_everything
 from pagealloc.sync import Sync, Thread
 from workers.errors import WorkerDied, describe_error
 
@@ -48,6 +49,11 @@ class Workqueue:
         self._thread: Thread | None = None
         self.name = name
         self.failure: BaseException | None = None  # what ended the thread, if a work raised
+        belongs_to_this_process(self)
+
+    def part(self) -> None:
+        """Refuse everything in the child of a fork: it has no thread that runs works."""
+        refuse_everything(self, f"workqueue {self.name}")
 
     def start(self) -> None:
         """Start the thread; call it once."""

@@ -10,6 +10,7 @@ from typing import Any
 from pagealloc.sync import Rng
 from stress.errors import BadArgument
 from stress.run.params import Range, parse_range
+from workers.reporters import ALL_BATCHES
 
 DELAY_S = 0.05
 LONGEST_S = 1e6
@@ -36,6 +37,13 @@ class HostManners:
             rate = getattr(self, name)
             if not 0 <= rate <= 1:
                 raise BadArgument(f"{option_of(name)}: {rate}, expected a probability, 0 .. 1")
+        rates = (self.fail_rate, self.delay_rate, self.lose_rate, self.garble_rate)
+        if sum(rates) > ALL_BATCHES:
+            shown = " + ".join(f"{rate:g}" for rate in rates)
+            raise BadArgument(
+                f"--fail-rate + --delay-rate + --lose-rate + --garble-rate: {shown}, expected shares of all batches, "
+                "1 together at most"
+            )
         for name in ("reverse", "deaf_at", "die_at"):
             number = getattr(self, name)
             if number < 0:
@@ -108,14 +116,19 @@ class Treatments:
 
     def next(self) -> Treatment:
         manners = self._manners
-        # All are drawn each time, so that one rate does not shift what another one hits.
-        hold, fail, delay, lose, garble = (self._rng.random() for _ in range(5))
+        hold, drawn = (
+            self._rng.random(),
+            self._rng.random(),
+        )  # both each time; the second decides which fault it is
         shortest_s, longest_s = manners.hold
+        kept = manners.fail_rate
+        delayed = kept + manners.delay_rate
+        lost = delayed + manners.lose_rate
         return Treatment(
             delay_s=shortest_s
             + hold * (longest_s - shortest_s)
-            + (DELAY_S if delay < manners.delay_rate else 0),
-            keep=fail < manners.fail_rate,
-            lose=lose < manners.lose_rate,
-            garble=garble < manners.garble_rate,
+            + (DELAY_S if kept <= drawn < delayed else 0),
+            keep=drawn < kept,
+            lose=delayed <= drawn < lost,
+            garble=lost <= drawn < lost + manners.garble_rate,
         )

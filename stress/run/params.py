@@ -18,7 +18,7 @@ from stress.mutants import MUTANTS
 from stress.provenance import INTERPRETED_ONLY
 from workers.allocators import Load, Mix, Rhythm
 from workers.page_reporting import CAPACITY_MAX
-from workers.reporters import SHIPPED
+from workers.reporters import ALL_BATCHES, SHIPPED
 
 ALLOCATORS_MAX = 1024
 TIME_MAX_S = 1e8  # three years; threads cannot wait for much longer
@@ -26,7 +26,6 @@ ZONE_BYTES_MAX = 1 << 46  # as much as x86-64 can address
 NODE_MAX = 1023  # MAX_NUMNODES of x86-64 is 1024
 WEIGHT_MAX = 1_000_000
 INBOX_MAX = 1 << 20
-ROUNDING = 1e-9
 DIGITS_MAX = 18  # of a whole number
 PAGE_SHIFTS = {"4KiB": 12, "16KiB": 14, "64KiB": 16}
 KBYTES_MAX = (1 << 31) - 1  # an int of the kernel's
@@ -196,7 +195,7 @@ class RunParams:
         rates = (self.fail_rate, self.delay_rate, self.lose_rate)
         shown = " + ".join(f"{rate:g}" for rate in rates)
         names = "--fail-rate + --delay-rate + --lose-rate"
-        _expect(names, shown, sum(rates) <= 1 + ROUNDING, "shares of all batches, 1 together at most")
+        _expect(names, shown, sum(rates) <= ALL_BATCHES, "shares of all batches, 1 together at most")
         for name in (
             "delay", "release_interval", "register_interval", "stutter", "long_hold", "onoff_interval",
         ):  # fmt: skip

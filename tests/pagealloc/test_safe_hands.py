@@ -180,23 +180,11 @@ def test_a_signal_handler_frees_wherever_it_lands() -> None:
     assert memory.nr_free_pages() == NR_PAGES
 
 
-def in_child(body: Callable[[], None]) -> int:
-    """Run a function in a fork of this process; returns its exit status, 9 for an exception."""
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(20)
-        try:
-            body()
-        except BaseException:
-            os._exit(9)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", ["anonymous", "memfd"])
-def test_a_child_is_refused_and_the_parents_data_stays(kind: str) -> None:
+def test_a_child_is_refused_and_the_parents_data_stays(
+    kind: str, in_child: Callable[[Callable[[], None]], int]
+) -> None:
     with Memory([ZoneSpec("Normal", NR_PAGES)], ram=kind) as memory:  # type: ignore[arg-type]
         (zone,), ram = memory.zones, memory.ram
         pfn = memory.alloc_pages(GFP_KERNEL, 0)
@@ -209,6 +197,7 @@ def test_a_child_is_refused_and_the_parents_data_stays(kind: str) -> None:
             lambda: memory.free_pages(pfn),
             lambda: memory.view(pfn),
             memory.drain_all_pages,
+            memory.resident_bytes,
             lambda: zone.isolate_pageblock(zone.start_pfn),
             lambda: ram.discard(0, mmap.PAGESIZE),
         ]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 
 import pytest
 
 from pagealloc import GFP_KERNEL, Memory, ZoneSpec, validate
-from pagealloc.errors import PageAllocError
+from pagealloc.errors import AnotherProcess, PageAllocError
+from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 from workers import Discard, Null, PageReportingDevice, WorkerDied, Workqueue, reporting
+from workers.child import Child
 from workers.errors import TEXT_MAX, describe_error
 from workers.page_reporting import Batch, PageReporting
+from workers.workqueue import DelayedWork
 
 NR_PAGES = 8192
+
+InChild = Callable[[Callable[[], None]], int]
 
 
 class Stop(BaseException):
@@ -68,6 +74,93 @@ def build(reporter: object) -> tuple[Memory, PageReporting, Workqueue]:
     core = PageReporting(memory.zones, memory.revision, memory.sync, queue, delay_s=0)
     core.register(PageReportingDevice(reporter, capacity=4))  # type: ignore[arg-type]
     return memory, core, queue
+
+
+def tell_refusals(core: PageReporting, queue: Workqueue, device: PageReportingDevice) -> None:
+    """Say which operations on the parent's worker a child is not refused with words."""
+    work = DelayedWork("mine", lambda: None)
+    other = PageReportingDevice(Null())
+    uses: dict[str, Callable[[], object]] = {
+        "register": lambda: core.register(other),
+        "unregister": lambda: core.unregister(device, timeout_s=5),
+        "begin_unregister": lambda: core.begin_unregister(device),
+        "finish_unregister": lambda: core.finish_unregister(timeout_s=5),
+        "notify": lambda: core.notify(0, 9),
+        "flush": core.flush,
+        "settled": core.settled,
+        "pending": core.pending,
+        "run_now": core.run_now,
+        "queue": lambda: queue.queue_delayed_work(work, 0),
+        "cancel": lambda: queue.cancel_delayed_work_sync(work),
+        "disarm": lambda: queue.disarm(work),
+        "bar": lambda: queue.bar(work),
+        "run_now of a queue": lambda: queue.run_now(work),
+        "idle": lambda: queue.idle(work),
+        "start": queue.start,
+        "stop": lambda: queue.stop(5),
+    }
+    for name, use in uses.items():
+        try:
+            use()
+        except AnotherProcess as error:
+            if "parent process's" in str(error):
+                continue
+        print(f"{name} is not refused", flush=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_is_refused_the_worker_and_the_parent_goes_on(
+    in_child: InChild, until: Callable[[Callable[[], bool], str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        Memory([ZoneSpec("Normal", NR_PAGES)]) as memory,
+        reporting(memory, Null(), delay_s=0, capacity=4) as core,
+    ):
+        device = core.device
+        assert device is not None
+
+        def child() -> None:
+            tell_refusals(core, core._workqueue, device)
+            if os.fork() == 0:  # a child of the child is told, too
+                tell_refusals(core, core._workqueue, device)
+                os._exit(0)
+            os.wait()
+
+        assert in_child(child) == 0
+        assert capfd.readouterr().out == ""
+        passes = core.stats.passes
+        pfn = memory.alloc_pages(GFP_KERNEL, 9)
+        assert pfn is not None
+        memory.free_pages(pfn, 9)
+        until(lambda: core.stats.passes > passes, "the parent's worker makes a pass")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_that_leaves_the_body_of_reporting_takes_nothing_along(in_child: InChild) -> None:
+    with Memory([ZoneSpec("Normal", NR_PAGES)], ram="memfd") as memory:
+        pfn = memory.alloc_pages(GFP_KERNEL, 0)
+        assert pfn is not None
+        memory.view(pfn)[:5] = b"hello"
+
+        def child() -> None:
+            with memory, reporting(Memory([ZoneSpec("Normal", NR_PAGES)]), Null()):
+                pass
+
+        assert in_child(child) == 0
+        assert bytes(memory.view(pfn)[:5]) == b"hello"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_cannot_end_the_parents_device(in_child: InChild, sync: Sync) -> None:
+    process = Child(sync, ["sleep", "60"])
+
+    def child() -> None:
+        with pytest.raises(AnotherProcess, match="process sleep is the parent"):
+            process.end()
+
+    assert in_child(child) == 0
+    assert process.alive()
+    process.end()
 
 
 class Coroutine:

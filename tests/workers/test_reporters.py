@@ -267,9 +267,12 @@ def test_the_same_seed_injects_the_same_faults(zone: Zone) -> None:
 def test_one_rate_does_not_shift_what_another_one_hits(zone: Zone) -> None:
     both = Outcomes(zone, 7, fail_rate=0.2, delay_rate=0.3)
     assert Outcomes(zone, 7, fail_rate=0.2).failed == both.failed
-    assert Outcomes(zone, 7, delay_rate=0.3).delayed == both.delayed
-    assert set(both.failed) & set(both.delayed), "they meet now and then"
-    assert not set(both.failed) <= set(both.delayed)
+
+
+def test_one_draw_decides_which_fault_a_batch_meets_with(zone: Zone) -> None:
+    both = Outcomes(zone, 7, fail_rate=0.4, delay_rate=0.6)
+    assert sorted(both.failed + both.delayed) == list(range(400))
+    assert 120 <= len(both.failed) <= 200
 
 
 def test_a_higher_rate_hits_all_that_a_lower_one_hits(zone: Zone) -> None:
@@ -318,9 +321,29 @@ def test_a_lost_batch_was_done_by_the_host_and_comes_back_as_failed_on_release(
 
 
 def test_a_batch_that_fails_is_not_lost_as_well(zone: Zone, sync: Sync) -> None:
-    injector = FaultInjector(Null(), sync, sync.rng(1), fail_rate=1.0, lose_rate=1.0)
-    with pytest.raises(InjectedError, match="injected failure of a batch of 2"):
-        injector.report(zone, BATCH)
+    injector = FaultInjector(Null(), sync, sync.rng(1), fail_rate=0.5, lose_rate=0.5)
+    injector.release()
+    ends: list[str] = []
+    for _ in range(400):
+        with pytest.raises(InjectedError) as failure:
+            injector.report(zone, BATCH)
+        ends.append(str(failure.value).partition(" ")[0])
+    assert 160 <= ends.count("injected") <= 240
+    assert ends.count("injected") + ends.count("the") == 400
+
+
+@pytest.mark.parametrize(
+    "rates", [{"fail_rate": 1.0, "lose_rate": 1.0}, {"fail_rate": 0.4, "delay_rate": 0.4, "lose_rate": 0.4}]
+)
+def test_rates_that_add_up_to_more_than_one_are_refused(sync: Sync, rates: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"add up to .*, expected 1 or less"):
+        FaultInjector(Null(), sync, sync.rng(1), **rates)
+
+
+def test_rates_that_floats_add_up_to_a_little_more_than_one_are_one(sync: Sync) -> None:
+    fail_rate, delay_rate, lose_rate = 0.33, 0.56, 0.11
+    assert fail_rate + delay_rate + lose_rate > 1
+    FaultInjector(Null(), sync, sync.rng(1), fail_rate=fail_rate, delay_rate=delay_rate, lose_rate=lose_rate)
 
 
 @pytest.mark.parametrize("name", ["fail", "delay", "lose"])

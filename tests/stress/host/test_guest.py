@@ -268,6 +268,7 @@ def test_without_the_module_the_command_names_the_package(
         (["guest", "--memory=1"], "--memory: 1, expected 32 .. 1.04858e+06"),
         (["guest", "--memory=much"], "--memory: 'much', expected a number"),
         (["guest", "--order=11"], "--order: 11, expected 0 .. 10"),
+        (["guest", "--fail-rate=0.6", "--lose-rate=0.6"], "1 together at most"),
         (["guest", "--fail-rate=2"], "--fail-rate: 2.0, expected a probability, 0 .. 1"),
         (["guest", "--hold=2..1"], "--hold: '2..1', expected S or S..T"),
         (["guest", "--hold=x"], "--hold: 'x', expected seconds S, or a range S..T"),
