@@ -63,30 +63,32 @@ class Wheel:
 
 
 class NoLock:
-    """A lock, a condition and an event of a world with one thread."""
+    """A lock, a condition and an event of a world with one thread. It excludes nobody, and knows whether it is held."""
 
-    __slots__ = ("_set",)
+    __slots__ = ("_holds", "_set")
 
     def __init__(self) -> None:
+        self._holds = 0
         self._set = False
 
     def acquire(self, blocking: bool = True, /) -> bool:
+        self._holds += 1
         return True
 
     def release(self) -> None:
-        pass
+        self._holds -= 1
 
     def locked(self) -> bool:
-        return False
+        return self._holds > 0
 
     def owned(self) -> bool:
-        return False
+        return self._holds > 0
 
     def __enter__(self) -> None:
-        pass
+        self._holds += 1
 
     def __exit__(self, *exc: object) -> None:
-        pass
+        self._holds -= 1
 
     def wait(self, timeout_s: float | None = None, /) -> bool:
         """Return at once: nobody else could bring about what is waited for."""

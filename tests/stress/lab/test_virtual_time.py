@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pagealloc.errors import BadPage
 from pagealloc.memory import ZoneSpec
 from stress.lab.engine import Machine, Setting
 from stress.lab.guest import Guest
@@ -52,6 +53,15 @@ def test_a_workqueue_that_nobody_started_says_when_its_next_work_is_due() -> Non
     sync.now_s = 1.0
     assert queue.run_now(works[1])
     assert queue.next_deadline() == 3.0
+
+
+def test_a_refused_operation_leaves_a_zone_open_in_virtual_time() -> None:
+    machine = Machine(GUEST, Setting(), wheel=Wheel(None))
+    zone = machine.memory.zones[0]
+    with pytest.raises(BadPage):
+        zone.claim_range(zone.start_pfn, 0)  # it is free
+    assert not zone.lock.locked()
+    assert machine.alloc() is not None
 
 
 def test_waiting_has_no_place_in_virtual_time() -> None:
