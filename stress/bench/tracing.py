@@ -149,6 +149,7 @@ def _stress_run(effort: Effort, log: str, *, judged: bool = True) -> float:
         summary = StressRun(params, SYNC, load_reporter("discard"), lambda status: None, recorder).run()
         if recorder is not None:
             recorder.finish()
+            recorder.close()
     return (summary.allocs + summary.frees) / summary.seconds
 
 
@@ -164,4 +165,6 @@ def _logged(effort: Effort) -> tuple[float, LogResult | None]:
         recorder = Recorder(folder, SYNC, {}, {})
         recorder.attach(memory, reporting)
         rate = several_threads([chunk], effort.threads_s, effort.warm_up_s).operations
-        return rate, recorder.finish()
+        result = recorder.finish()
+        recorder.close()
+        return rate, result

@@ -87,8 +87,8 @@ def command_guest(arguments: argparse.Namespace) -> int:
             with listen(path) as server:
                 guest = uml.boot(sync, Path(name), archive, path, memory_mib, _guest_says(session))
                 connection = accept(server, guest)
-        except BaseException:
-            session.give_up()
+        except BaseException as error:
+            session.give_up(error)
             raise
         crashed = False
         try:

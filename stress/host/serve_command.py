@@ -51,8 +51,8 @@ def command_serve(arguments: argparse.Namespace) -> int:
         try:
             session.say(f"listening at {arguments.socket}, for one guest")
             connection, _ = server.accept()
-        except BaseException:
-            session.give_up()
+        except BaseException as error:
+            session.give_up(error)
             raise
         finally:
             arguments.socket.unlink(missing_ok=True)

@@ -184,9 +184,9 @@ class Session:
         with Live(console=self._console, refresh_per_second=8, transient=True) as live:
             yield picture(live, self._console.width)
 
-    def give_up(self) -> None:
+    def give_up(self, error: BaseException) -> None:
         """End the log of a session that did not come about."""
-        self._directory.give_up()
+        self._directory.give_up(f"{type(error).__name__}: {error}")
 
     def finish(self) -> int:
         """Write the summary, print the verdict, and return the exit status."""
@@ -201,6 +201,7 @@ class Session:
             self._directory.finish(summary)
         except RunDirectoryError as error:
             summary.notes.append(f"no summary was kept: {error}")
+        self._directory.tell_end(summary)
         if self._quiet:
             print(json.dumps(asdict(summary)))
         else:

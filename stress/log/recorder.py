@@ -4,6 +4,8 @@
     recorder.attach(memory, reporting)      # before the first thread allocates
     ...
     result = recorder.finish()              # what was written, what was lost, and why
+    recorder.tell("info", "note", text=...) # in the harness's own tale, at any time
+    recorder.close()
 
 See `pagealloc.tracepoints` for what the threads do, `stress.log.writer` for the order of the file, and
 `stress.log.events` for the schema.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import marshal
 import subprocess
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,7 +64,7 @@ class Recorder:
         self._sync = sync
         self._tracer = Tracer(sync, patience_s=PATIENCE_S)
         self.trace: Trace = self._tracer.thread_trace()  # for the harness's own events
-        start_ns = sync.monotonic_ns()
+        start_ns = self._start_ns = sync.monotonic_ns()
         command, environment = own_program(
             "stress.log.writer", str(folder), str(start_ns), str(rotate_bytes), str(judged)
         )
@@ -77,11 +80,13 @@ class Recorder:
         )  # told of what the judge finds, as it finds it
         self.proofs: list[LiveProof] = []  # all of that
         self._answer: dict[str, Any] | None = None
+        self._answered = sync.event("log answered")  # or nobody is left to answer
         self._heard = 0  # lines of the writer so far
         self._listener = sync.spawn("log listener", self._listen)
         self._pipe_error: str | None = None
         self._lost = 0  # records that were collected, and did not leave this process
         self._lost_in: dict[int, int] = {}  # records that found a full buffer, by the buffer's number
+        self._messages: deque[bytes] = deque()  # for the tale; whoever writes to the pipe takes them along
         self._stop = sync.event("collector stops")
         self.trace("log_begin", SCHEMA_VERSION, params, versions)
         self._collector = sync.spawn("log collector", self._collect)
@@ -98,6 +103,12 @@ class Recorder:
         memory.trace = self._tracer.waiting_trace()  # no lock is held there: a thread may be slowed down
         reporting.trace = self.trace
 
+    def tell(self, level: str, event: str, **fields: object) -> None:
+        """Tell something of the harness in its tale; takes no lock, so that a signal handler may, too."""
+        seconds = (self._sync.monotonic_ns() - self._start_ns) / 1e9
+        message = {"level": level, "event": event, "seconds": seconds, "fields": fields}
+        self._messages.append(marshal.dumps(message))
+
     # -- collecting ------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
@@ -106,6 +117,11 @@ class Recorder:
         for _ in range(3):  # the writer holds each round back until the next one
             self._round()
         self._send(marshal.dumps(None))
+        self._flush()
+
+    def _send_messages(self) -> None:
+        while self._messages:
+            self._send(self._messages.popleft())
 
     def _round(self) -> None:
         for buffer, records in self._tracer.collect():
@@ -113,7 +129,9 @@ class Recorder:
             self._lost_in[buffer.number] = buffer.lost
             if self._pipe_error is not None:
                 self._lost += len(records)
+        self._send_messages()
         self._send(b"")
+        self._flush()
 
     def _send(self, frame: bytes) -> None:
         """Hand a frame over; a writer that is gone costs the log, not the run."""
@@ -123,10 +141,15 @@ class Recorder:
         try:
             pipe.write(LENGTH.pack(len(frame)))
             pipe.write(frame)
-            if not frame:
-                pipe.flush()
         except OSError as error:
             self._pipe_error = f"the log writer is gone ({error.strerror})"
+
+    def _flush(self) -> None:
+        if self._pipe_error is None and self._writer.stdin is not None:
+            try:
+                self._writer.stdin.flush()
+            except OSError as error:
+                self._pipe_error = f"the log writer is gone ({error.strerror})"
 
     def finish(self) -> LogResult:
         """End the log and wait until it is written; nobody may trace any more.
@@ -137,7 +160,6 @@ class Recorder:
         try:
             if not self._collector.join(LEAVE_S):
                 raise TimeoutError(f"it took nothing for {LEAVE_S:g} s")
-            self._close_pipe()
             self._await_answer()
         except OSError as error:
             self._writer.kill()
@@ -150,21 +172,28 @@ class Recorder:
         judged = Judged(**answer["judged"])
         return LogResult(answer["written"], lost, answer["error"] or self._pipe_error, judged)
 
-    def _close_pipe(self) -> None:
+    def close(self) -> None:
+        """Send what was told since the log ended, and let the writer go; nobody may tell any more."""
         assert self._writer.stdin is not None
-        with suppress(BrokenPipeError):  # what it held goes nowhere
+        self._send_messages()
+        with suppress(OSError):  # what it held goes nowhere
             self._writer.stdin.close()
+        try:
+            self._writer.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            self._writer.kill()
+            self._writer.wait()
+        self._listener.join(LEAVE_S)
 
     def _await_answer(self) -> None:
         """Wait as long as the writer gets on, writing and judging. Raises OSError when it does not, or has none."""
         heard = -1
-        while not self._listener.join(LEAVE_S):
+        while not self._answered.wait(LEAVE_S):
             if heard == self._heard:
                 raise TimeoutError(f"it said nothing for {LEAVE_S:g} s")
             heard = self._heard
         if self._answer is None:
             raise OSError(f"it ended with status {self._writer.wait()}")
-        self._writer.wait()
 
     def _listen(self) -> None:
         """Hear what the writer says, until it has nothing more to say."""
@@ -179,3 +208,5 @@ class Recorder:
                     self.hear(proof)
                 elif "written" in message:
                     self._answer = message
+                    self._answered.set()
+        self._answered.set()

@@ -1,8 +1,9 @@
 """The harness's own tale in `harness.ndjson`, told record by record through structlog.
 
 What happens to pages is a hundred thousand records a second, and is encoded and written as it comes (`writer`). What
-the harness itself does is a few a second: phases, samples, violations, the end. Whoever reads or ships structured logs
-gets those with a level and the time of day at which they were told, without wading through the pages.
+the harness itself does is a few a second: phases, samples, violations, and what the command line says: that it was
+interrupted, the notes, the verdict. Whoever reads or ships structured logs gets those with a level and the time of day
+at which they were told, without wading through the pages.
 
 It is told in the writer's process: structlog imports greenlet where it finds it, and that gives a free-threaded
 interpreter its GIL back, which the threads under test must never meet.
@@ -47,7 +48,11 @@ class Tale:
         """Tell of an event of the harness, `seconds` after the run began; of others nothing."""
         level = LEVELS.get(event)
         if level is not None:
-            getattr(self._logger, level)(event, seconds=round(seconds, 6), **fields)
+            self.say(level, event, seconds, fields)
+
+    def say(self, level: str, event: str, seconds: float, fields: dict[str, Any]) -> None:
+        """Tell of anything, at a level of structlog's."""
+        getattr(self._logger, level)(event, seconds=round(seconds, 6), **fields)
 
     def _write(self, line: str) -> None:
         """Write a rendered record (structlog calls its logger by the name of the level)."""
@@ -57,4 +62,4 @@ class Tale:
         except OSError:
             return
 
-    debug = info = error = _write
+    debug = info = warning = error = _write

@@ -42,7 +42,7 @@ from pagealloc.sync_real import RealSync
 from pagealloc.tracepoints import Record
 from stress.log.events import EVENTS, HEADER, MmPageAlloc, field_names
 from stress.log.files import sum_of, sums_of
-from stress.log.live import LiveJudge
+from stress.log.live import LiveJudge, LiveProof
 from stress.log.tale import LEVELS, Tale
 
 ROTATE_BYTES = 256 << 20
@@ -170,7 +170,7 @@ class LogWriter:
     def __init__(self, files: LogFiles, start_ns: int, judge: LiveJudge | None = None) -> None:
         self._files = files
         self._judge = judge
-        self._tale = Tale(files.folder)
+        self.tale = Tale(files.folder)
         self._start_ns = start_ns
         self._makers = {event: _maker(event) for event in EVENTS}
         self._last_n: dict[int, int] = {}
@@ -207,7 +207,7 @@ class LogWriter:
             for at_ns, _, record in batch:
                 if record[0] in LEVELS:
                     fields = dict(zip(field_names(record[0]), record[2], strict=True))
-                    self._tale.tell(record[0], (at_ns - self._start_ns) / 1e9, fields)
+                    self.tale.tell(record[0], (at_ns - self._start_ns) / 1e9, fields)
             if self._judge is not None:
                 self._judge.hear(batch)
         del pending[:done]
@@ -283,13 +283,18 @@ def serve(
     *,
     judged: bool = True,
 ) -> dict[str, object]:
-    """Write and judge the log until the pipe ends; returns what became of it.
+    """Write and judge the log until its end; returns what became of it.
 
     `say` hears of what the judge finds, and how far it is when the run is over. The collector ends a log with a frame
     that holds None. A pipe that ends without it leaves a log without its last record, which says that it was cut.
     """
+
+    def tell(proof: LiveProof) -> None:
+        say({"proof": asdict(proof)})
+        writer.tale.tell("violation", proof.seconds, {"text": proof.text, "invariant": proof.invariant})
+
     files = LogFiles(folder, rotate_bytes)
-    judge = LiveJudge(folder, start_ns, lambda proof: say({"proof": asdict(proof)}))
+    judge = LiveJudge(folder, start_ns, tell)
     writer = LogWriter(files, start_ns, judge if judged else None)
     shares: list[Share] = []
     whole = False
@@ -299,6 +304,9 @@ def serve(
             if share is None:
                 writer.finish()
                 whole = True
+                break
+            if isinstance(share, dict):
+                writer.tale.say(**share)
             else:
                 shares.append(share)
             continue
@@ -315,6 +323,12 @@ def serve(
     return {"written": files.written, "lost": files.lost, "error": files.error, "judged": asdict(came_to)}
 
 
+def hear_the_rest(pipe: BinaryIO, tale: Tale) -> None:
+    """Tell what the command line says of a run whose log has ended, until the pipe ends."""
+    for frame in read_frames(pipe):
+        tale.say(**marshal.loads(frame))  # noqa: S302 - our own parent wrote it
+
+
 def _say(message: dict[str, object]) -> None:
     """Send a line to the run that asked; it may be gone."""
     with suppress(OSError):
@@ -326,3 +340,4 @@ if __name__ == "__main__":
     own_pipe = cast("BinaryIO", Pipe(sys.stdin.fileno()))
     is_judged = judged_word == "True"
     _say(serve(own_pipe, Path(folder_word), int(start_word), int(rotate_word), _say, judged=is_judged))
+    hear_the_rest(own_pipe, Tale(Path(folder_word)))

@@ -71,9 +71,9 @@ def command_run(arguments: argparse.Namespace) -> int:
     with heard_by(interruption.hear):
         try:
             summary = _watched_run(params, sync, reporter, directory, interruption, quiet=arguments.json)
-        except ReporterError:  # it could not start, so there was no run
+        except (ReporterError, BadArgument) as error:  # it could not start, so there was no run
             if directory is not None:
-                directory.give_up()
+                directory.give_up(str(error))
             raise
         if directory is not None:
             _finish_directory(directory, summary)
@@ -97,12 +97,15 @@ class _Interruption:
         self.signal = 0
         self.run: StressRun | None = None
         self.view: View | None = None
+        self.directory: RunDirectory | None = None
 
     def hear(self, number: int) -> bool:
         if self.signal or self.run is None or self.view is None:
             return False
         self.signal = number
         self.run.interrupt()
+        if self.directory is not None:
+            self.directory.tell("warning", "interrupted", signal=number)
         self.view.tell("interrupted: the load ends, the verdict follows; a second Ctrl-C leaves at once")
         return True
 
@@ -120,6 +123,7 @@ def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
         directory.finish(summary)
     except RunDirectoryError as error:
         summary.notes.append(f"no summary was kept: {error}")
+    directory.tell_end(summary)
 
 
 def _list_scenarios() -> int:
@@ -188,7 +192,7 @@ def _watched_run(
         if recorder is not None:
             recorder.hear = lambda proof: view.alarm(f"{proof.invariant}: {proof.text}")
         run = StressRun(params, sync, reporter, view.show, recorder)
-        interruption.run, interruption.view = run, view
+        interruption.run, interruption.view, interruption.directory = run, view, directory
         return run.run()
     except MemoryError as error:
         raise BadArgument(f"--zones: no memory for {_bookkeeping(params)}, expected smaller zones") from error

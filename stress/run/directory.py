@@ -3,7 +3,7 @@
     params.json     the parameters
     versions.json   this package, the interpreter, the machine
     events-*.ndjson one JSON object a line, as it happened (`stress.log.events`); .gz behind older files
-    harness.ndjson  what the harness itself did: phases, samples, violations, the end
+    harness.ndjson  what the harness itself did: phases, samples, violations, notes, the verdict
     summary.json    the verdict and the figures, written last; a run without it did not end
 
 A disk that fills up costs the log, never the run: records that cannot be written are counted, and the
@@ -18,12 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pagealloc.sync import Sync
-from stress.errors import BadInput
+from stress.errors import BadInput, Verdict
 from stress.log.recorder import Recorder
 from stress.provenance import versions
 from stress.run.summary import Summary
 
 SUMMARY_FILE = "summary.json"
+VERDICT_LEVELS = {Verdict.SUCCESS: "info", Verdict.CANNOT_DECIDE: "warning", Verdict.FAILURE: "error"}
 
 
 class RunDirectoryError(BadInput):
@@ -57,6 +58,28 @@ class RunDirectory:
         else:
             summary.notes.append("no log was kept: nothing but the run's own checks judged")
 
+    def tell(self, level: str, event: str, **fields: object) -> None:
+        """Tell in the harness's tale what the command line says, if there is one."""
+        if self.recorder is not None:
+            self.recorder.tell(level, event, **fields)
+
+    def tell_end(self, summary: Summary) -> None:
+        """Tell in the harness's tale what is printed of a run that has ended, and end the tale."""
+        for note in summary.notes:
+            self.tell("warning" if note.startswith("???") else "info", "note", text=note)
+        self.tell(
+            VERDICT_LEVELS[summary.verdict],
+            "verdict",
+            verdict=summary.verdict.value,
+            violations=summary.violation_count,
+            interrupted=summary.interrupted,
+            judged_records=summary.judged_records,
+            undecided=summary.undecided,
+            next_step=summary.next_step,
+        )
+        if self.recorder is not None:
+            self.recorder.close()
+
     def finish(self, summary: Summary) -> None:
         """Write the summary. Raises RunDirectoryError."""
         try:
@@ -64,10 +87,12 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"{self.path / SUMMARY_FILE}: {error.strerror}") from error
 
-    def give_up(self) -> None:
+    def give_up(self, why: str) -> None:
         """End the log of a run that did not come about; there is no summary."""
+        self.tell("error", "gave_up", text=why)
         if self.recorder is not None:
             self.recorder.finish()
+            self.recorder.close()
 
     def _write(self, name: str, content: dict[str, object]) -> None:
         """Write a file whole or not at all."""

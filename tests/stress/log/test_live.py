@@ -102,6 +102,10 @@ def test_the_writer_says_what_its_judge_finds_and_what_it_came_to(tmp_path: Path
     assert proofs[0]["invariant"] == "S2"
     assert isinstance(answer["judged"], dict)
     assert answer["judged"]["records"] == answer["written"]
+    tale = [json.loads(line) for line in (tmp_path / "harness.ndjson").read_text().splitlines()]
+    assert [(line["event"], line["level"], line["invariant"]) for line in tale[:1]] == [
+        ("violation", "error", "S2")
+    ]
 
 
 def test_a_log_that_was_cut_is_not_judged_whole(tmp_path: Path) -> None:
