@@ -115,9 +115,12 @@ class Memory:
         min_free_kbytes: int | None = None,
         watermark_boost_factor: int = WATERMARK_BOOST_FACTOR,
         cpus: int = CPUS,
+        policy: Revision | None = None,
     ) -> None:
         if cpus < 1:
             raise ValueError(f"cpus is {cpus}, expected 1 or more")
+        if policy is not None:  # the first name of `revision`, as programs that were written then have it
+            revision = policy
         self.layout = layout if layout is not None else Layout()
         self.revision = revision
         self.sync: Sync = sync if sync is not None else RealSync()
@@ -353,6 +356,11 @@ class Memory:
         """Raise TornZone or AnotherProcess unless every zone may be used."""
         for zone in self.zones:
             zone.lock.check()
+
+    @property
+    def policy(self) -> Revision:
+        """The first name of `revision`."""
+        return self.revision
 
     # -- memory and looking --------------------------------------------------------------------------
 

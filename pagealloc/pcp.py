@@ -17,12 +17,21 @@ from typing import NamedTuple
 from pagealloc.errors import CorruptPageSet
 from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_MOVABLE, MIGRATE_PCPTYPES, ORDERS_MAX
 from pagealloc.page_flags import ALLOCATED, ON_PAGE_SET, OWNED_MASK
-from pagealloc.per_cpu_pages import PAGE_ALLOC_COSTLY_ORDER, Bounds, PerCpuPages, zone_bounds
+from pagealloc.per_cpu_pages import (
+    CPUS,
+    PAGE_ALLOC_COSTLY_ORDER,
+    Bounds,
+    PerCpuPages,
+    zone_batchsize,
+    zone_bounds,
+    zone_highsize,
+)
 from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 
-CPUS = 4  # of a machine that does not say
+__all__ = ["CPUS", "VMSTAT_INTERVAL_S", "Holding", "PageSet", "PageSets", "zone_batchsize", "zone_highsize"]
+
 VMSTAT_INTERVAL_S = 1.0  # between two visits of the vmstat worker (vm.stat_interval)
 
 PageSet = list[PerCpuPages]  # a CPU's, by the numbers of the zones

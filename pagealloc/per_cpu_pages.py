@@ -22,6 +22,7 @@ from pagealloc.revision import Revision
 
 PCP_BATCH_SCALE_MAX = 5  # refills double five times at most, and a tuned drain stays below batch << 5
 PAGE_ALLOC_COSTLY_ORDER = 3  # orders above it are whole pageblocks on a set, and no hindrance to merging
+CPUS = 4  # of a machine that does not say
 HIGH_MAX_FRACTION = 8  # of a zone may rest on all sets together (MIN_PERCPU_PAGELIST_HIGH_FRACTION)
 
 Resting = tuple[int, int, int]  # a block on its way to the zone: pfn, order, its list's migratetype or -1
@@ -44,6 +45,13 @@ def zone_batchsize(managed_pages: int, page_shift: int = PAGE_SHIFT) -> int:
     return (1 << ((batch + batch // 2).bit_length() - 1)) - 1
 
 
+def zone_highsize(
+    managed_pages: int, low_wmark_pages: int, cpus: int = CPUS, page_shift: int = PAGE_SHIFT
+) -> int:
+    """Return how many pages each of `cpus` sets may hold at least, where the zone's marks say so: since v5.13."""
+    return max(low_wmark_pages // cpus, 4 * max(1, zone_batchsize(managed_pages, page_shift)))
+
+
 def zone_bounds(
     managed_pages: int, low_wmark_pages: int, cpus: int, revision: Revision, page_shift: int = PAGE_SHIFT
 ) -> Bounds:
@@ -52,7 +60,7 @@ def zone_bounds(
     if not revision.pcp_high_by_marks:
         return Bounds(max(1, batch), 6 * batch, 6 * batch)
     batch = max(1, batch)
-    high_min = max(low_wmark_pages // cpus, 4 * batch)
+    high_min = zone_highsize(managed_pages, low_wmark_pages, cpus, page_shift)
     if not revision.pcp_tunes_high:
         return Bounds(batch, high_min, high_min)
     return Bounds(batch, high_min, max(managed_pages // HIGH_MAX_FRACTION // cpus, 4 * batch))

@@ -30,7 +30,7 @@ ROOMS = (
     ("lab", "host"),
     ("bench",),
     ("hunt",),
-    ("cli", "pytest_plugin"),
+    ("cli", "pytest_plugin", "procfs"),
     ("__main__",),
 )
 LOOSE_FILES_MAX = 7

@@ -528,3 +528,8 @@ def test_a_memory_tells_its_size_and_zones() -> None:
     assert repr(Memory([ZoneSpec("DMA32", 1024), ZoneSpec("Normal", 3072)], ram=None)) == (
         "<Memory 16 MiB in DMA32, Normal>"
     )
+
+
+def test_programs_that_know_a_revision_as_a_policy_go_on() -> None:
+    memory = Memory([ZoneSpec("Normal", 4096)], policy=V6_1, ram=None)
+    assert memory.policy is memory.revision is memory.zones[0].revision is V6_1

@@ -26,7 +26,7 @@ from pagealloc.mmzone import (
     MIGRATE_RECLAIMABLE,
 )
 from pagealloc.page_flags import ON_PAGE_SET
-from pagealloc.per_cpu_pages import zone_batchsize
+from pagealloc.pcp import zone_batchsize, zone_highsize
 from pagealloc.revision import V5_7, V6_1
 
 PATIENCE_S = 20.0
@@ -58,6 +58,12 @@ def resting(memory: Memory) -> int:
 )
 def test_a_batch_grows_with_the_zone_up_to_63(pages: int, batch: int) -> None:
     assert zone_batchsize(pages) == batch
+
+
+def test_a_set_may_hold_its_share_of_the_low_mark_and_four_batches_at_least() -> None:
+    assert zone_highsize(1 << 18, 4000) == 1000
+    assert zone_highsize(1 << 18, 4000, cpus=2) == 2000
+    assert zone_highsize(1 << 18, 100) == 4 * 63
 
 
 def test_v5_7_sets_hold_single_pages_only() -> None:

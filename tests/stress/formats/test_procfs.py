@@ -16,7 +16,9 @@ from pagealloc.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.revision import V6_1
 from pagealloc.sync import Sync
+from stress import procfs as first_place
 from stress.cli import main
+from stress.formats import procfs
 from stress.formats.procfs import (
     FILES,
     MIGRATETYPE_NAMES,
@@ -226,3 +228,7 @@ def test_a_time_that_is_none_is_told(recorded_run: Path, at: str, capsys: pytest
 
 def test_all_three_files_are_there() -> None:
     assert list(FILES) == ["buddyinfo", "pagetypeinfo", "zoneinfo"]
+
+
+def test_the_texts_are_found_where_they_were_first() -> None:
+    assert all(getattr(procfs, name) is getattr(first_place, name) for name in first_place.__all__)
