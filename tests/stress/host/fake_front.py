@@ -92,6 +92,10 @@ class FakeFront:
             struct.pack_into(
                 "<QIHH", self.memory, DESC + 16 * (head + number), gpa, length, 2 | (not last), following
             )
+        self.offer(head)
+
+    def offer(self, head: int) -> None:
+        """Make the chain that begins at a descriptor available as it stands, and kick."""
         struct.pack_into("<H", self.memory, AVAIL + 4 + 2 * (self.posted % QUEUE_SIZE), head)
         self.posted += 1
         struct.pack_into("<H", self.memory, AVAIL + 2, self.posted)

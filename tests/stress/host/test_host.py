@@ -260,11 +260,8 @@ def send_half(front: FakeFront) -> None:
 
 def circle(front: FakeFront) -> None:
     front.shake_hands()
-    struct.pack_into("<QIHH", front.memory, DESC + 16 * 3, GPA, BLOCK, 3, 3)
-    front.memory[DESC + 16 * 4 : DESC + 16 * 5] = struct.pack("<QIHH", GPA, BLOCK, 2, 0)
-    front.post([(GPA, BLOCK)], head=5)
     struct.pack_into("<QIHH", front.memory, DESC + 16 * 5, GPA, BLOCK, 3, 5)
-    front.post([(GPA, BLOCK)], head=6)
+    front.offer(5)
 
 
 def message(request: int, payload: bytes = b"", **more: object) -> Callable[[FakeFront], None]:
