@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from math import floor, inf
 
 from pagealloc.errors import PageAllocError
-from pagealloc.mmzone import PAGE_SHIFT
 from pagealloc.zone import Zone
 from workers.policy import SKIP, STOP, TAKE, Core, ReportingPolicy
 
-REGION_ORDER = 9  # 2 MiB: what the host's huge pages hold
+REGION_SHIFT = 21  # 2 MiB: what the host's huge pages hold
 SOON_S = 0.05  # how long a policy rests before it looks again at what it left just now
 WITHOUT_LIMIT = 1 << 40  # report calls
 ENTRIES_MAX = 1 << 20  # blocks whose age is known, before old ones are forgotten
@@ -84,16 +83,19 @@ class QuietRegion(Patient):
     def attach(self, reporting: Core) -> None:
         super().attach(reporting)
         end_pfn = max(zone.end_pfn for zone in reporting.zones)
-        self._last_s = [-inf] * ((end_pfn >> REGION_ORDER) + 1)
+        self._region_order = REGION_SHIFT - reporting.zones[0].layout.page_shift
+        self._last_s = [-inf] * ((end_pfn >> self._region_order) + 1)
 
     def freed(self, zone: Zone, pfn: int, order: int) -> None:
         now_s = self.reporting.now_s()
-        for region in range(pfn >> REGION_ORDER, (pfn + (1 << order) - 1 >> REGION_ORDER) + 1):
+        for region in self._regions(pfn, order):
             self._last_s[region] = now_s
 
     def take(self, zone: Zone, pfn: int, order: int) -> int:
-        regions = range(pfn >> REGION_ORDER, (pfn + (1 << order) - 1 >> REGION_ORDER) + 1)
-        return self.wait(max(self._last_s[region] for region in regions))
+        return self.wait(max(self._last_s[region] for region in self._regions(pfn, order)))
+
+    def _regions(self, pfn: int, order: int) -> range:
+        return range(pfn >> self._region_order, (pfn + (1 << order) - 1 >> self._region_order) + 1)
 
 
 class Quota(ReportingPolicy):
@@ -138,10 +140,14 @@ class ConstantRate(Quota):
 
     def __init__(self, bytes_per_s: float, guard_s: float = 0.0) -> None:
         super().__init__(1.0)
-        self._pages_per_s = bytes_per_s / (1 << PAGE_SHIFT)
+        self._bytes_per_s = bytes_per_s
         self._guard_s = guard_s
         self._last_s: float | None = None
         self._demand: deque[tuple[float, int]] = deque()  # (time, pages in use), falling
+
+    def attach(self, reporting: Core) -> None:
+        super().attach(reporting)
+        self._pages_per_s = self._bytes_per_s / reporting.zones[0].layout.page_size
 
     def grant(self, now_s: float) -> float:
         elapsed_s = self.interval_s if self._last_s is None else now_s - self._last_s

@@ -11,6 +11,7 @@ from pathlib import Path
 from stress.formats.perfetto import TraceFile
 from stress.log.events import (
     LockRelease,
+    LogBegin,
     PassBegin,
     PassEnd,
     PhaseBegin,
@@ -24,9 +25,8 @@ from stress.log.events import (
     ZoneBegin,
 )
 from stress.log.files import LogDamage
+from stress.log.machine import page_shift_of, pages_per_mib
 from stress.log.reader import LogReader
-
-PAGES_PER_MIB = 256
 
 
 def write_perfetto(path: Path, run: Path) -> str | None:
@@ -56,6 +56,7 @@ class _Writer:
         self._zones: dict[int, str] = {}
         self._pass_begin: PassBegin | None = None
         self._last_us = 0.0
+        self._pages_per_mib = pages_per_mib(page_shift_of({}))
 
     def write(self, record: Record) -> None:
         """Draw one record, if it is one that is drawn."""
@@ -63,6 +64,8 @@ class _Writer:
         self._last_us = at_us
         if isinstance(record, LockRelease):
             self._hold(record, at_us)
+        elif isinstance(record, LogBegin):
+            self._pages_per_mib = pages_per_mib(page_shift_of(record.params))
         elif isinstance(record, ThreadBegin):
             trace.thread(record.thread, record.name)
         elif isinstance(record, ZoneBegin):
@@ -97,7 +100,7 @@ class _Writer:
     def _memory(self, record: Sample, at_us: float) -> None:
         names = ("free", "allocated", "on page sets", "in flight", "reported")
         for number, pages in enumerate(record.zones):
-            values = {name: count / PAGES_PER_MIB for name, count in zip(names, pages, strict=True)}
+            values = {name: count / self._pages_per_mib for name, count in zip(names, pages, strict=True)}
             self._trace.counter(f"zone {self._zones.get(number, number)} (MiB)", at_us, **values)
         self._trace.counter("resident (MiB)", at_us, resident=record.resident_bytes / (1 << 20))
 

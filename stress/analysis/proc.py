@@ -6,17 +6,18 @@ A zone begins with the snapshot that the log has of it, and every event since th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
 from pagealloc.mmzone import MIGRATE_TYPES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
-from pagealloc.pcp import CPUS
 from pagealloc.per_cpu_pages import zone_bounds
 from pagealloc.watermark import lowmem_reserve
 from stress.formats.procfs import PageSetCounts, ZoneCounts, every_zone
 from stress.invariants import Judge, ShadowZone
 from stress.log.files import BadLog, LogDamage
 from stress.log.hearing import Hearing, Misfit
+from stress.log.machine import cpus_of, page_shift_of
 from stress.log.reader import LogReader, check_is_log, heard
 
 NS = 1_000_000_000
@@ -40,10 +41,11 @@ def zones_at(run: Path, at_s: float) -> list[ZoneCounts]:
     except LogDamage as damage:
         raise BadLog(f"{run}: the log is damaged before {at_s:g} s: {damage}") from damage
     shadows = list(judge.zones.values())
-    return every_zone([_count(judge, shadow) for shadow in shadows], shadows[0].revision)
+    params = reader.begin.params if reader.begin is not None else {}
+    return every_zone([_count(judge, shadow, params) for shadow in shadows], shadows[0].revision)
 
 
-def _count(judge: Judge, shadow: ShadowZone) -> ZoneCounts:
+def _count(judge: Judge, shadow: ShadowZone, params: Mapping[str, object]) -> ZoneCounts:
     name = shadow.name.rpartition(":")[2]
     neighbours = [other for other in judge.zones.values() if other.node == shadow.node]
     pages = {other.name.rpartition(":")[2]: other.end_pfn - other.start_pfn for other in neighbours}
@@ -52,7 +54,7 @@ def _count(judge: Judge, shadow: ShadowZone) -> ZoneCounts:
         free_by_type[shadow.type_of[pfn]][order] += 1
     on_page_sets = sum(1 << order for pfn, order in shadow.taken.items() if pfn not in shadow.owned)
     low = shadow.watermark[WMARK_LOW]
-    bounds = zone_bounds(pages[name], low, CPUS, shadow.revision)
+    bounds = zone_bounds(pages[name], low, cpus_of(params), shadow.revision, page_shift_of(params))
     return ZoneCounts(
         name=name,
         node=shadow.node,

@@ -164,11 +164,13 @@ def reuse(log: RunLog) -> dict[str, Any]:
     """Reports, those whose block was in use again, and those for which that took less than a second."""
     rows = log.records("""
         SELECT (SELECT count(*) FROM page_reporting_reported) AS reported,
-            (SELECT coalesce(sum(1::BIGINT << "order"), 0)::BIGINT / 256 FROM page_reporting_reported) AS reported_mib,
-            count(*) AS reused, (SELECT count(*) FROM wasted_reports) AS wasted,
-            (SELECT coalesce(sum(1::BIGINT << "order"), 0)::BIGINT / 256 FROM wasted_reports) AS wasted_mib,
+            (SELECT coalesce(sum(1::BIGINT << "order"), 0)::BIGINT FROM page_reporting_reported)
+                / any_value(pages_per_mib) AS reported_mib,
+            count(reused_s) AS reused, (SELECT count(*) FROM wasted_reports) AS wasted,
+            (SELECT coalesce(sum(1::BIGINT << "order"), 0)::BIGINT FROM wasted_reports)
+                / any_value(pages_per_mib) AS wasted_mib,
             quantile_cont(after_s, 0.5) AS after_s_p50, quantile_cont(after_s, [i / 50 FOR i IN range(51)]) AS curve
-        FROM reported_then_reused""")
+        FROM machine LEFT JOIN reported_then_reused ON true""")
     return rows[0]
 
 

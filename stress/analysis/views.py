@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PAGES_PER_MIB = 256
+from stress.log.machine import PAGE_SHIFTS, page_shift_of, pages_per_mib
+
 REUSE_S = 1.0  # a report was wasted when its block is in use again sooner
 
 
@@ -21,7 +22,17 @@ class LogView:
     query: str
 
 
+_PAGES_PER_MIB = " ".join(f"WHEN '{name}' THEN {pages_per_mib(shift)}" for name, shift in PAGE_SHIFTS.items())
+
 VIEWS = (
+    LogView(
+        "machine",
+        "the machine that the log is of: how many of its pages make a MiB",
+        f"""
+        SELECT CASE params ->> 'page_size' {_PAGES_PER_MIB} ELSE {pages_per_mib(page_shift_of({}))} END AS pages_per_mib
+        FROM log_begin LIMIT 1
+        """,
+    ),
     LogView(
         "threads",
         "one thread: its name, first and last record, calls, and time in zone locks",
@@ -65,21 +76,21 @@ VIEWS = (
     LogView(
         "batches",
         "one call of the reporter: when, how long, blocks and MiB, and its error (no end: it never came back)",
-        f"""
+        """
         SELECT b.batch, b.thread, b.zone, b.seconds AS begin_s, e.seconds AS end_s, (e.t - b.t) / 1e6 AS ms,
             len(b.blocks) AS blocks,
-            list_sum([1::BIGINT << block[2] FOR block IN b.blocks])::BIGINT / {PAGES_PER_MIB} AS mib, e.error
-        FROM page_reporting_report_begin b LEFT JOIN page_reporting_report_end e USING (batch) ORDER BY batch
+            list_sum([1::BIGINT << block[2] FOR block IN b.blocks])::BIGINT / pages_per_mib AS mib, e.error
+        FROM machine, page_reporting_report_begin b LEFT JOIN page_reporting_report_end e USING (batch) ORDER BY batch
         """,
     ),
     LogView(
         "samples",
         "one zone in one sample: MiB by what they are at",
-        f"""
-        SELECT seconds, zone, pages[1] / {PAGES_PER_MIB} AS free_mib, pages[2] / {PAGES_PER_MIB} AS allocated_mib,
-            pages[3] / {PAGES_PER_MIB} AS page_set_mib, pages[4] / {PAGES_PER_MIB} AS in_flight_mib,
-            pages[5] / {PAGES_PER_MIB} AS reported_mib
-        FROM (SELECT seconds, unnest(range(len(zones))) AS zone, unnest(zones) AS pages FROM sample)
+        """
+        SELECT seconds, zone, pages[1] / pages_per_mib AS free_mib, pages[2] / pages_per_mib AS allocated_mib,
+            pages[3] / pages_per_mib AS page_set_mib, pages[4] / pages_per_mib AS in_flight_mib,
+            pages[5] / pages_per_mib AS reported_mib
+        FROM machine, (SELECT seconds, unnest(range(len(zones))) AS zone, unnest(zones) AS pages FROM sample)
         ORDER BY seconds, zone
         """,
     ),

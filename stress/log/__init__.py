@@ -8,5 +8,6 @@ live      the judge that hears each record as it is written
 tale      the harness's own records, by structlog
 files     the files of a log in their order
 reader    a log as records again
+machine   what a log says of its machine
 snapshot  a zone's whole state as records
 """

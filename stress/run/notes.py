@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pagealloc.mmzone import PAGE_SHIFT
 from stress.run.rig import Rig
 from stress.run.summary import Summary
 
@@ -44,7 +43,7 @@ def notes_on_the_rest(rig: Rig, summary: Summary, withheld_pages: int) -> Iterat
     """Say what page sets withheld from reporting when the load ended, and who is left over."""
     if withheld_pages > WITHHELD_SHARE * rig.memory.nr_pages():
         yield (
-            f"{withheld_pages << PAGE_SHIFT >> 20} MiB lay on page sets when the load ended: free, but out of the "
+            f"{withheld_pages * rig.memory.layout.page_size >> 20} MiB lay on page sets when the load ended: free, but out of the "
             "worker's reach until their threads free more, or the sets are drained"
         )
     leaked = threads(summary, "after") - threads(summary, "before")

@@ -14,6 +14,7 @@ from pagealloc.mmzone import ORDERS_MAX, ZONE_NAMES, Layout
 from pagealloc.pcp import CPUS
 from pagealloc.revision import DEFAULT, PRESETS
 from stress.errors import BadArgument, quoted
+from stress.log.machine import PAGE_SHIFTS
 from stress.mutants import MUTANTS
 from stress.provenance import INTERPRETED_ONLY
 from workers.allocators import Load, Mix, Rhythm
@@ -27,7 +28,6 @@ NODE_MAX = 1023  # MAX_NUMNODES of x86-64 is 1024
 WEIGHT_MAX = 1_000_000
 INBOX_MAX = 1 << 20
 DIGITS_MAX = 18  # of a whole number
-PAGE_SHIFTS = {"4KiB": 12, "16KiB": 14, "64KiB": 16}
 KBYTES_MAX = (1 << 31) - 1  # an int of the kernel's
 CPUS_MAX = 8192  # NR_CPUS of the largest x86-64 kernels
 SWITCH_INTERVAL_MIN_S, SWITCH_INTERVAL_MAX_S = 1e-6, 1.0

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from pagealloc import Layout, Memory
 from pagealloc.memory import ZoneSpec
 from stress.lab.engine import Machine, Setting
 from stress.lab.guest import Guest
 from stress.lab.virtual import Wheel
-from workers.policies import POLICIES, Decay, PolicyError, load_policy, smootherstep
-from workers.policy import ReportingPolicy
+from workers import reporting
+from workers.policies import POLICIES, Decay, PolicyError, Quota, load_policy, smootherstep
+from workers.policy import SKIP, TAKE, ReportingPolicy
+from workers.reporters import Null
 
 MIB = 256  # pages
 GUEST = Guest(zones=(ZoneSpec("Normal", 512 * MIB, start_pfn=1 << 10),))
@@ -102,6 +105,24 @@ def test_a_constant_rate_is_one() -> None:
     assert given_back(machine, 3.0) == 16, "two seconds' worth at first"
     assert given_back(machine, 9.5) == pytest.approx(64, abs=4)
     assert given_back(machine, 20) == 128
+
+
+@pytest.mark.parametrize("page_shift", [12, 16])
+def test_bytes_are_pages_of_the_machines_size(page_shift: int) -> None:
+    layout = Layout(pageblock_order=9 if page_shift == 12 else 5, page_shift=page_shift)
+    memory = Memory([ZoneSpec("Normal", 1 << 14)], ram=None, layout=layout)
+    zone = memory.zones[0]
+    with memory, reporting(memory, Null()) as core:
+        rate, quiet = load_policy("rate:8MiB"), load_policy("quiet:5")
+        rate.attach(core)
+        quiet.attach(core)
+        assert isinstance(rate, Quota)
+        assert rate.grant(1.0) == 8 << 20 >> page_shift
+        quiet.freed(zone, zone.start_pfn, 0)
+        quiet.begin_pass(core.now_s())
+        next_region = zone.start_pfn + (2 << 20 >> page_shift)
+        assert quiet.take(zone, next_region - 1, 0) == SKIP
+        assert quiet.take(zone, next_region, 0) == TAKE
 
 
 def test_a_guard_keeps_what_recent_demand_may_want_back() -> None:

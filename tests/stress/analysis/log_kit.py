@@ -14,12 +14,19 @@ MS = 1_000_000
 class HandLog:
     """A log written by hand: `t` in milliseconds, `n` and `seq` counted here."""
 
-    def __init__(self) -> None:
+    def __init__(self, **params: object) -> None:
         self.lines: list[dict[str, Any]] = []
         self._n: dict[int, int] = {}
         self._seq: dict[int, int] = {}
         self("thread_begin", 0.0, 0, name="MainThread")
-        self("log_begin", 0.0, 0, schema=SCHEMA_VERSION, params={"seed": 1}, versions={"pagealloc": "0.1.0"})
+        self(
+            "log_begin",
+            0.0,
+            0,
+            schema=SCHEMA_VERSION,
+            params={"seed": 1, **params},
+            versions={"pagealloc": "0.1.0"},
+        )
         self("zone_begin", 0.0, 0, 0, "Normal", 0, 0, 1024, 11, 9, "v6.1")
 
     def __call__(self, event: str, t_ms: float, thread: int, *values: object, **fields: object) -> None:

@@ -126,12 +126,14 @@ def test_failures_that_were_asked_for_are_no_death(run: Run) -> None:
 
 
 def test_what_page_sets_withhold_at_the_end_of_the_load_is_told(sync: Sync) -> None:
-    made = StressRun(RunParams(zones="Normal=64MiB"), sync, Discard(), lambda status: None)
     threads = {"threads": 3}
     summary = Summary(footprint={"before": threads, "after": threads})
-    assert list(notes_on_the_rest(made.rig, summary, withheld_pages=100)) == []
-    (note,) = notes_on_the_rest(made.rig, summary, withheld_pages=512)
-    assert note.startswith("2 MiB lay on page sets when the load ended")
+    for page_size, withheld in (("4KiB", "2 MiB"), ("64KiB", "32 MiB")):
+        params = RunParams(zones="Normal=64MiB", page_size=page_size)
+        made = StressRun(params, sync, Discard(), lambda status: None)
+        assert list(notes_on_the_rest(made.rig, summary, withheld_pages=5)) == []
+        (note,) = notes_on_the_rest(made.rig, summary, withheld_pages=512)
+        assert note.startswith(f"{withheld} lay on page sets when the load ended")
 
 
 def test_a_reporter_may_allocate_and_free_in_report(run: Run) -> None:
