@@ -41,10 +41,11 @@ def notes_on_reporting(rig: Rig) -> Iterator[str]:
 
 def notes_on_the_rest(rig: Rig, summary: Summary, withheld_pages: int) -> Iterator[str]:
     """Say what page sets withheld from reporting when the load ended, and who is left over."""
-    if withheld_pages > WITHHELD_SHARE * rig.memory.nr_pages():
+    memory = rig.memory
+    if withheld_pages > WITHHELD_SHARE * memory.nr_pages():
         yield (
-            f"{withheld_pages * rig.memory.layout.page_size >> 20} MiB lay on page sets when the load ended: free, but out of the "
-            "worker's reach until their threads free more, or the sets are drained"
+            f"{withheld_pages * memory.layout.page_size >> 20} MiB lay on page sets when the load ended: free, but out "
+            "of the worker's reach until their threads free more, or the sets are drained"
         )
     leaked = threads(summary, "after") - threads(summary, "before")
     if leaked > 0:
