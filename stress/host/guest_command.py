@@ -93,7 +93,7 @@ def command_guest(arguments: argparse.Namespace) -> int:
         crashed = False
         try:
             session.serve(connection, lambda: not guest.alive())
-            guest.wait(LAST_WORDS_S if params.seconds is None else params.seconds - session.summary.seconds)
+            _await_end(session, guest)
             crashed = guest.crashed()
         finally:
             guest.end()
@@ -102,6 +102,16 @@ def command_guest(arguments: argparse.Namespace) -> int:
     if crashed:
         session.summary.undecided = how
     return session.finish()
+
+
+def _await_end(session: Session, guest: Child) -> None:
+    """Give a guest whose host has left the time to end by itself, as long as nobody is in a hurry."""
+    summary, seconds = session.summary, session.params.seconds
+    try:
+        if not summary.interrupted:
+            guest.wait(LAST_WORDS_S if seconds is None else seconds - summary.seconds)
+    except KeyboardInterrupt:
+        summary.interrupted = True
 
 
 def _in_qemu(arguments: argparse.Namespace, load: str, order: int | None) -> int:
