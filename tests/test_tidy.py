@@ -174,11 +174,14 @@ def rooms_above(module: str, imported: set[str]) -> Complaints:
 
 def wrong_preface(preface: str, modules: set[str]) -> Complaints:
     """Complain of a preface that lists modules, and not those which there are."""
-    first_words = {found[1] for found in re.finditer(r"^ *`?(\w+)`?(?:\.py)?  +\S", preface, re.MULTILINE)}
+    listed = re.findall(r"^ *`?(\w+)`?(?:\.py)?  +\S", preface, re.MULTILINE)
+    first_words = set(listed)
     if not first_words & modules:
         return []  # it lists none
-    return [f"lacks {name}" for name in sorted(modules - first_words)] + [
-        f"lists {name}, which is none" for name in sorted(first_words - modules)
+    return [
+        *(f"lacks {name}" for name in sorted(modules - first_words)),
+        *(f"lists {name}, which is none" for name in sorted(first_words - modules)),
+        *(f"lists {name} twice" for name in sorted(first_words) if listed.count(name) > 1),
     ]
 
 
@@ -520,6 +523,7 @@ def test_an_arrow_that_does_not_go_down_is_noticed(
         ("Rooms:\n\n    world  coroutines\n    sync   locks", []),
         ("Rooms:\n\n    world  coroutines", ["lacks sync"]),
         ("world.py  coroutines\nsync.py   locks\nattic.py  boxes", ["lists attic, which is none"]),
+        ("world  coroutines\nsync   locks\nworld  tasks", ["lists world twice"]),
     ],
 )
 def test_a_preface_that_has_fallen_behind_is_noticed(preface: str, complaints: Complaints) -> None:

@@ -3,7 +3,6 @@
 page_reporting  the worker and the device: start here
 policy          what the worker may decide, and what the kernel decides
 policies        what others decide
-stats           what the worker counts
 managed         all of it in one context manager, for programs
 workqueue       delayed work on one thread
 reporters       what a device does with a batch, and how to load one

@@ -1,4 +1,4 @@
-"""M-80 .. M-89: migratetypes of v6.10 and later, whose lists go by their pageblocks."""
+"""M-80 .. M-88: migratetypes of v6.10 and later, whose lists go by their pageblocks."""
 
 from __future__ import annotations
 
