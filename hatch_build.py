@@ -1,8 +1,8 @@
 """The compiled build of floor 1, off by default: `PAGEALLOC_COMPILE=1 pip install .` (it needs a C compiler).
 
-mypyc compiles the very files that the interpreter runs. Two stay as they are: `sync_real`, whose primitives are the
-interpreter's own, and `errors`, since a compiled exception has no room for the attributes that a raise adds. The pure
-install needs none of this, and gets the same wheel as ever.
+mypyc compiles the very files that the interpreter runs. Three stay as they are: `sync_real`, whose primitives are the
+interpreter's own; `errors`, since a compiled exception has no room for the attributes that a raise adds; and `ram`,
+which is known by weak references. The pure install needs none of this, and gets the same wheel as ever.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SWITCH = "PAGEALLOC_COMPILE"
 PACKAGE = "pagealloc"
-INTERPRETED = {"__init__.py", "errors.py", "sync_real.py"}
+INTERPRETED = {"__init__.py", "errors.py", "ram.py", "sync_real.py"}
 # mypy is mypyc; setuptools runs the compiler.
 NEEDS = ["mypy>=1.19", "setuptools>=77"]
 

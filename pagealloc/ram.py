@@ -17,7 +17,6 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable
 from typing import Literal
 
 from pagealloc.errors import AnotherProcess, RamError
@@ -84,15 +83,14 @@ ORDER_MAX = 51  # of a block within 64 bits of address
 class Descriptor:
     """A file descriptor that is closed with its last user."""
 
-    __slots__ = ("number",)
+    __slots__ = ("_close", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self._close = os.close  # when the interpreter goes, names go first
 
-    def __del__(
-        self, close: Callable[[int], None] = os.close
-    ) -> None:  # when the interpreter goes, names go first
-        close(self.number)
+    def __del__(self) -> None:
+        self._close(self.number)
 
 
 class Ram:

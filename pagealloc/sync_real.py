@@ -43,6 +43,10 @@ def gil_enabled() -> bool:
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
+def _nothing_else() -> None:
+    """Do nothing."""
+
+
 class SpinLock:
     """A lock taken by trying and yielding; it parks only when the holder stays away.
 
@@ -51,7 +55,7 @@ class SpinLock:
     interpreter's own lock that knows its owner costs no more than the one that does not.
     """
 
-    __slots__ = ("__weakref__", "_lock", "owned", "release", "try_once")
+    __slots__ = ("__weakref__", "_lock", "in_child", "owned", "release", "try_once")
 
     may_wait = False  # of `try_once`: it would park
 
@@ -61,6 +65,8 @@ class SpinLock:
         self.release = lock.release
         # What threading.Condition asks of its lock, too.
         self.owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
+        # Told in the child of a fork, when the lock is free: what it guards may have been left half done.
+        self.in_child: Callable[[], None] = _nothing_else
         belongs_to_this_process(self)
 
     def acquire(self, blocking: bool = True, /) -> bool:
@@ -92,6 +98,7 @@ class SpinLock:
     def part(self) -> None:
         """Be free in the child of a fork, whoever held it."""
         self._lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - what threading does for its own
+        self.in_child()
 
 
 class ParkingLock(SpinLock):

@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Callable
 
 from pagealloc.errors import AnotherProcess, PageAllocError, TornZone, ZoneBusy
-from pagealloc.fork import belongs_to_this_process
 from pagealloc.sync import Lock
 
 # What operations raise themselves, before they change anything, and what Python says of arguments that are no numbers.
@@ -36,7 +35,6 @@ class ZoneLock:
     """A spinlock with a door. As a context manager it is a whole operation: entered, and left or shut."""
 
     __slots__ = (
-        "__weakref__",
         "give",
         "inside",
         "left",
@@ -63,8 +61,8 @@ class ZoneLock:
         # What came in, or AnotherProcess: nobody enters any more.
         self.refusal: type[BaseException] | None = None
         self.torn_in = ""  # function that it came into
-        if hasattr(raw, "part"):
-            belongs_to_this_process(self)
+        if hasattr(raw, "in_child"):
+            raw.in_child = self.part
 
     # -- a whole operation -----------------------------------------------------------------------------
 
@@ -91,7 +89,8 @@ class ZoneLock:
         self.inside = False
         self.give()
 
-    __enter__ = acquire
+    def __enter__(self) -> None:  # not a second name of `acquire`: compiled classes have no such thing
+        self.acquire()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object, /) -> None:
         if error is None:
