@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"time since the run began; later than its end: the end ({TRACE} ends there, and may do without)",
     )
+    parser.add_argument(
+        "--decimal",
+        action="store_true",
+        help=f"pfns of {TRACE} as decimal numbers, as older kernels and trace-pagealloc-postprocess.pl have them",
+    )
 
 
 def command_proc(arguments: argparse.Namespace) -> int:
@@ -36,7 +41,7 @@ def command_proc(arguments: argparse.Namespace) -> int:
     if not arguments.at >= 0 or arguments.at == float("inf"):
         raise BadArgument(f"--at: {arguments.at:g}, expected seconds since the run began")
     if arguments.file == TRACE:
-        sys.stdout.writelines(trace_text(arguments.run, arguments.at))
+        sys.stdout.writelines(trace_text(arguments.run, arguments.at, decimal=arguments.decimal))
         return 0
     sys.stdout.write(FILES[arguments.file](zones_at(arguments.run, arguments.at)))
     return 0

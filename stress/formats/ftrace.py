@@ -31,6 +31,7 @@ _LINE = re.compile(
 )
 _FIELD = re.compile(r"(\w+)=(\{[^}]*\}|\S*)")
 _LOST = re.compile(r"CPU:\s*(\d+) \[LOST (\d+) EVENTS\]")
+_NOT_OF_NAMES = re.compile(r"[^a-zA-Z0-9-]")
 _NUMBER = re.compile(r"-?\d+|0x[0-9a-fA-F]+")
 
 
@@ -66,15 +67,25 @@ def read_ftrace(path: Path) -> Iterator[TraceEvent]:
         raise BadTrace(f"{path}: {error}, expected trace text, packed or not") from error
 
 
-def format_event(task: str, pid: int, cpu: int, t_ns: int, name: str, text: str) -> str:
-    """Return an event as `trace_pipe` writes it, without its end of line. A task has no spaces in its name."""
+def format_event(
+    task: str, pid: int, cpu: int, t_ns: int, name: str, text: str, flags: str | None = "....."
+) -> str:
+    """Return an event as `trace_pipe` writes it, without its end of line; `flags` None: the option noirq-info is on.
+
+    A task's name has letters, digits and dashes only, for there are scripts that expect no others.
+    """
     seconds, microseconds = divmod(t_ns // 1000, 1_000_000)
-    return f"{task.replace(' ', '_'):>16}-{pid:<7} [{cpu:03}] ..... {seconds:5}.{microseconds:06}: {name}: {text}"
+    task = _NOT_OF_NAMES.sub("-", task)
+    column = "" if flags is None else flags
+    return f"{task:>16}-{pid:<7} [{cpu:03}] {column} {seconds:5}.{microseconds:06}: {name}: {text}"
 
 
-def page_fields(pfn: int) -> str:
-    """Return the first fields of every kmem event: where the page's `struct page` would be on x86-64, and its pfn."""
-    return f"page={VMEMMAP_START + pfn * STRUCT_PAGE_BYTES:016x} pfn={pfn:#x}"
+def page_fields(pfn: int, *, decimal: bool = False) -> str:
+    """Return the first fields of every kmem event: where the page's `struct page` would be on x86-64, and its pfn.
+
+    Older kernels print the pfn as a `decimal` number.
+    """
+    return f"page={VMEMMAP_START + pfn * STRUCT_PAGE_BYTES:016x} pfn={pfn if decimal else hex(pfn)}"
 
 
 def open_text(path: Path) -> TextIO:

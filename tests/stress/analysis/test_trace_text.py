@@ -81,3 +81,66 @@ def test_the_other_files_need_a_time(recorded_run: Path, capsys: pytest.CaptureF
     pytest.importorskip("msgspec", reason="reading logs needs msgspec (the extra 'analysis')")
     assert main(["proc", str(recorded_run), "zoneinfo"]) == 2
     assert "--at: none, expected the time that zoneinfo is to tell of" in capsys.readouterr().err
+
+
+# -- what readers expect -----------------------------------------------------------------------------------------
+
+# Task and pid in letters, digits and dashes, a CPU in brackets, and at once the time: of trace-pagealloc-postprocess.pl.
+SCRIPTS_LINE = re.compile(
+    r"\s*(?P<task>[-A-Za-z0-9]+-\d+)\s*\[\d+\]\s*\d+\.\d+:\s*(?P<event>[a-z_]+):\s*(?P<rest>\S.*)"
+)
+SCRIPTS_EXTFRAG = re.compile(
+    r"page=[0-9a-f]+ pfn=\d+ "
+    + " ".join(
+        rf"{name}=-?\d+"
+        for name in (
+            "alloc_order", "fallback_order", "pageblock_order", "alloc_migratetype", "fallback_migratetype",
+            "fragmenting", "change_ownership",
+        )
+    )
+)  # fmt: skip
+
+# The pid behind the last dash, up to five flags or none, and the time in seconds: of Perfetto's importer.
+PERFETTOS_LINE = re.compile(r".{1,16}-\d+\s+\[\d{3}\]\s+(?:[.a-zA-Z0-9]{1,5}\s+)?\d+\.\d{6}: \w+: .*")
+
+
+def lines_of(run: Path, capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert main(["proc", str(run), "ftrace", *words]) == 0
+    return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+
+
+def test_the_script_that_comes_with_the_kernel_reads_every_line(
+    recorded_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("msgspec", reason="reading logs needs msgspec (the extra 'analysis')")
+    found = [SCRIPTS_LINE.fullmatch(line) for line in lines_of(recorded_run, capsys, "--decimal")]
+    assert found
+    assert all(found)
+    extfrag = [match["rest"] for match in found if match and match["event"] == "mm_page_alloc_extfrag"]
+    assert extfrag
+    assert all(map(SCRIPTS_EXTFRAG.fullmatch, extfrag))
+
+
+def test_perfettos_importer_knows_the_text_by_its_head_and_reads_every_line(text: str) -> None:
+    assert text.startswith("# tracer")
+    assert all(PERFETTOS_LINE.fullmatch(line) for line in text.splitlines() if not line.startswith("#"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        KERNELS,  # with the column of flags
+        "   a_thread-1  [000]     1.000000: mm_page_free: page=0 pfn=1 order=0",
+        "   thread-1  [000]     1.000000: mm_page_free:",
+    ],
+)
+def test_the_script_would_not_read(line: str) -> None:
+    assert SCRIPTS_LINE.fullmatch(line) is None
+    assert SCRIPTS_EXTFRAG.fullmatch("page=0 pfn=0x20 alloc_order=0") is None
+
+
+def test_pfns_are_the_same_in_either_notation(recorded_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("msgspec", reason="reading logs needs msgspec (the extra 'analysis')")
+    hexadecimal = list(parse_ftrace(lines_of(recorded_run, capsys)))
+    decimal = list(parse_ftrace(lines_of(recorded_run, capsys, "--decimal")))
+    assert [event.fields for event in hexadecimal] == [event.fields for event in decimal]
