@@ -36,7 +36,10 @@ HEAD = """\
 
 
 def trace_text(run: Path, until_s: float, *, decimal: bool = False) -> Iterator[str]:
-    """Yield the trace of a run up to a time, in lines; pfns `decimal` or hexadecimal. Raises BadLog when it has no log, or one that is damaged."""
+    """Yield the trace of a run up to a time, in lines; pfns `decimal` or hexadecimal.
+
+    Raises BadLog when it has no log, or one that is damaged.
+    """
     check_is_log(run)
     reader = LogReader(run)
     until_ns = min(until_s, 1e9) * NS

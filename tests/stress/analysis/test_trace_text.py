@@ -85,7 +85,7 @@ def test_the_other_files_need_a_time(recorded_run: Path, capsys: pytest.CaptureF
 
 # -- what readers expect -----------------------------------------------------------------------------------------
 
-# Task and pid in letters, digits and dashes, a CPU in brackets, and at once the time: of trace-pagealloc-postprocess.pl.
+# Task and pid in letters, digits and dashes, the CPU, and at once the time: of trace-pagealloc-postprocess.pl.
 SCRIPTS_LINE = re.compile(
     r"\s*(?P<task>[-A-Za-z0-9]+-\d+)\s*\[\d+\]\s*\d+\.\d+:\s*(?P<event>[a-z_]+):\s*(?P<rest>\S.*)"
 )
