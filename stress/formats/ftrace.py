@@ -49,6 +49,11 @@ class TraceEvent(NamedTuple):
     name: str
     fields: dict[str, Value]
     text: str  # all that follows the name: what a mark says
+    flags: str = ""  # of the CPU: interrupts off, need of a reschedule, in an interrupt, depths
+
+    def needs_resched(self) -> bool:
+        """Whether another task waited for this CPU, and the running one had not let it in yet."""
+        return self.flags[1:2] in ("N", "n", "B", "b")
 
     def number(self, field: str) -> int:
         """Return a field that is a number. Raises BadTrace, naming the event, without one."""
@@ -102,9 +107,8 @@ def parse_ftrace(lines: Iterable[str], name: str = "trace") -> Iterator[TraceEve
             time_s = float(match["time"])
             text = match["text"]
             fields = {key: _value(word) for key, word in _FIELD.findall(text)}
-            yield TraceEvent(
-                time_s, int(match["cpu"]), match["task"], int(match["pid"]), match["name"], fields, text
-            )
+            cpu, pid, flags = int(match["cpu"]), int(match["pid"]), match["flags"] or ""
+            yield TraceEvent(time_s, cpu, match["task"], pid, match["name"], fields, text, flags)
         elif lost := _LOST.search(line):
             fields = {"events": int(lost[2])}
             yield TraceEvent(time_s, int(lost[1]), "", 0, "lost_events", fields, line.strip())

@@ -15,6 +15,7 @@ from math import inf
 from pagealloc.gfp import GFP_HIGHUSER_MOVABLE
 from pagealloc.memory import Memory
 from pagealloc.mmzone import MIGRATE_PCPTYPES, MIGRATE_UNMOVABLE
+from pagealloc.pcp import VMSTAT_INTERVAL_S
 from pagealloc.zone import Zone
 from stress.lab.guest import Guest, build_memory, free_blocks, mark_reported
 from stress.lab.host import QUIET, Cost, Host
@@ -97,6 +98,9 @@ class Machine:
         self.call_s: Callable[[int, Batch], float] | None = (
             None  # how long call number n lasts, if that is known
         )
+        self.starts_at: Callable[[float, int], float] | None = (
+            None  # when a CPU lets in what is due, if known
+        )
         self.passes: list[Pass] = []
         self.samples: list[Sample] = []
         self.failed_allocations = 0
@@ -104,7 +108,9 @@ class Machine:
         self.unseen_touches: list[tuple[float, int]] = []  # (time, pages) of allocations that were inferred
         self.page_set_high = 0  # pages that the CPUs' lists may hold, where that is known
         if guest.state is not None:
-            self.page_set_high = sum(zone.page_set_high for zone in guest.state.zones.values())
+            self.page_set_high = sum(
+                each.high for zone in guest.state.zones.values() for each in zone.page_sets
+            )
         self.report_s = 0.0  # spent in report calls
         self.last_free_s = start_s
         self.start_s = start_s
@@ -130,6 +136,9 @@ class Machine:
         self._back_what_is_used()
         self.order = setting.order if setting.order is not None else self.memory.layout.pageblock_order
         self._calls = 0
+        # Only limits that tune themselves come down again, and that is all a visit of the vmstat worker does here.
+        tunes = page_sets and guest.revision.pcp_tunes_high
+        self._next_refresh_s = start_s + VMSTAT_INTERVAL_S if tunes else inf
 
     def _back_what_is_used(self) -> None:
         """Let the host hold what is in use at the start, and no free page: that was reported, or never touched."""
@@ -221,9 +230,16 @@ class Machine:
         while True:
             due_s = self.workqueue.next_deadline()
             due_s = inf if due_s is None else max(due_s, self.sync.now_s)
-            if min(due_s, self._next_step_s) > until_s:
+            if self.starts_at is not None:
+                due_s = self.starts_at(due_s, self.workqueue.cpu)
+            next_s = min(due_s, self._next_step_s, self._next_refresh_s)
+            if next_s > until_s:
                 break
-            if due_s <= self._next_step_s:
+            if next_s == self._next_refresh_s:
+                self._move_to(next_s)
+                self._next_refresh_s += VMSTAT_INTERVAL_S
+                self.memory.refresh_vm_stats()
+            elif next_s == due_s:
                 self._move_to(due_s)
                 self._pass()
             else:
@@ -270,6 +286,7 @@ class Machine:
 
     def _pass(self) -> None:
         self.passes.append(Pass(self.sync.now_s))
+        self.sync.cpu = self.workqueue.cpu
         self.reporting.run_now()
         self.passes[-1].end_s = self.sync.now_s
 
@@ -295,6 +312,7 @@ class Machine:
         done.calls += 1
         done.blocks += len(batch)
         self.report_s += self.sync.now_s - begin_s
+        self.sync.cpu = self.workqueue.cpu  # the load may have acted elsewhere
 
     def _run_load_until(self, clock_s: float) -> None:
         while self._next_step_s <= clock_s:

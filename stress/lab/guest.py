@@ -11,13 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pagealloc.memory import Memory, ZoneSpec
-from pagealloc.mmzone import MIGRATE_TYPES, PAGE_SHIFT, Layout
+from pagealloc.mmzone import MIGRATE_PCPTYPES, MIGRATE_TYPES, PAGE_SHIFT, Layout
+from pagealloc.pcp import PageSets
+from pagealloc.per_cpu_pages import zone_bounds
 from pagealloc.revision import V6_1, Revision
 from pagealloc.sync import Rng
+from pagealloc.watermark import default_min_free_kbytes, setup_per_zone_wmarks
 from pagealloc.zone import Zone
 from stress.errors import BadInput
 from stress.golden.state import load_zone
-from stress.lab.placement import Placement
+from stress.lab.placement import Placement, shuffle
 from stress.lab.proc_state import ProcState
 from stress.lab.virtual import VirtualSync
 
@@ -38,6 +41,7 @@ class Guest:
     revision: Revision = V6_1
     state: ProcState | None = None
     lists: Sequence[dict[str, object]] = ()  # exact: one recorded state for each zone
+    huge_pages: bool = False  # khugepaged runs, and has raised the marks; where zoneinfo does not tell them
     scale: int = 1  # the guest stands for one so many times as large
     known_free: Sequence[
         tuple[int, int]
@@ -91,6 +95,7 @@ def zones_of(state: ProcState, nr_pages: int) -> tuple[ZoneSpec, ...]:
 def build_memory(guest: Guest, sync: VirtualSync, rng: Rng, *, page_sets: bool) -> Memory:
     """Build the guest's memory in its start state. Raises BadInput when the state does not fit."""
     state = guest.state
+    cpus = (state.cpus() if state is not None else 0) or guest.cpus
     memory = Memory(
         guest.specs(),
         layout=Layout(nr_orders=state.nr_orders()) if state is not None else Layout(),
@@ -98,8 +103,11 @@ def build_memory(guest: Guest, sync: VirtualSync, rng: Rng, *, page_sets: bool) 
         sync=sync,
         ram=None,
         page_sets=page_sets,
-        cpus=guest.cpus,
+        cpus=cpus,
     )
+    if guest.huge_pages:
+        raised = khugepaged_min_free_kbytes(memory.zones)
+        setup_per_zone_wmarks(memory.zones, max(raised, default_min_free_kbytes(memory.zones)))
     if guest.lists:
         for zone, lists in zip(memory.zones, guest.lists, strict=True):
             load_zone(zone, lists)
@@ -110,7 +118,61 @@ def build_memory(guest: Guest, sync: VirtualSync, rng: Rng, *, page_sets: bool) 
             marks = told.limits
             if {"min", "low", "high"} <= marks.keys():
                 zone.set_watermarks(marks["min"], marks["low"], marks["high"])
+        if memory.page_sets is not None:
+            set_page_set_limits(memory, memory.page_sets, state, cpus)
+            fill_page_sets(memory, memory.page_sets, state, sync, rng)
     return memory
+
+
+def khugepaged_min_free_kbytes(zones: Sequence[Zone]) -> int:
+    """Return what khugepaged raises `min_free_kbytes` to (`set_recommended_min_free_kbytes`).
+
+    Room for a pageblock of each type beside each other type in each zone, and two to spare; a twentieth at most.
+    """
+    nr_zones = sum(zone.name != "Movable" for zone in zones)
+    nr_pages = nr_zones * (2 + MIGRATE_PCPTYPES**2) << zones[0].layout.pageblock_order
+    lowmem_pages = sum(zone.managed_pages for zone in zones if zone.name != "Movable")
+    return min(nr_pages, lowmem_pages // 20) << zones[0].layout.page_shift - 10
+
+
+def set_page_set_limits(memory: Memory, page_sets: PageSets, state: ProcState, cpus: int) -> None:
+    """Let the CPUs' lists go by the marks that the state tells: a memory's own go by those it was built with."""
+    for zone in memory.zones:
+        managed_pages = state.zones[zone.name].limits.get("managed", zone.managed_pages)
+        page_sets.bounds[zone.number] = zone_bounds(
+            managed_pages, zone.low_wmark_pages(), cpus, memory.revision, zone.layout.page_shift
+        )
+
+
+def fill_page_sets(
+    memory: Memory, page_sets: PageSets, state: ProcState, sync: VirtualSync, rng: Rng
+) -> None:
+    """Let each CPU's lists hold as many single pages as zoneinfo tells.
+
+    What rests there counts against the limit, so it decides how many larger blocks find room beside it.
+    """
+    for zone in memory.zones:
+        told = state.zones[zone.name].page_sets
+        used = list(used_pages(zone)) if any(each.count for each in told) else []
+        shuffle(used, rng)
+        for cpu, on_cpu in enumerate(told):
+            sync.cpu = cpu
+            page_sets.drain_local()  # a CPU's lists are made when they are first used
+            pcp = page_sets.set_of(zone, cpu)
+            pcp.high = max(pcp.high, on_cpu.high)
+            for _ in range(min(on_cpu.count, len(used))):
+                page_sets.free(zone, used.pop(), 0)
+            pcp.high, pcp.frees, pcp.room = on_cpu.high or pcp.high, 0, 0
+    sync.cpu = 0
+
+
+def used_pages(zone: Zone) -> Iterator[int]:
+    """Yield the pfns of the zone's pages that are in use, each for itself."""
+    pfn = zone.start_pfn
+    for free, order in sorted(free_blocks(zone)):
+        yield from range(pfn, free)
+        pfn = free + (1 << order)
+    yield from range(pfn, zone.end_pfn)
 
 
 def mark_reported(zone: Zone, order: int) -> None:

@@ -113,6 +113,11 @@ def _guest(point: Options, recording: Recording | None, notes: list[str]) -> Gue
         f"start lists from the counts of {state.source}"
         + ("" if state.types_known else " (buddyinfo: every free block counts as movable)")
     )
+    huge_pages = recording is not None and recording.huge_pages()
+    if huge_pages and not any("min" in zone.limits for zone in state.zones.values()):
+        notes.append(
+            "no zoneinfo: the marks, and the limits of the CPUs' lists, are those that khugepaged sets"
+        )
     known_free = recording.known_free() if recording is not None else ()
     known_used = recording.known_used() if recording is not None else ()
     return Guest(
@@ -122,12 +127,14 @@ def _guest(point: Options, recording: Recording | None, notes: list[str]) -> Gue
         state=state,
         known_free=known_free,
         known_used=known_used,
+        huge_pages=huge_pages,
     )
 
 
 def _replay(machine: Machine, recording: Recording, point: Options, notes: list[str]) -> Load:
     """Set a machine up as the recorded one was, and return the load."""
     replay = Replay(recording, calls=point.level == "calls")
+    machine.starts_at = recording.starts_at
     calls = [call for each in recording.passes for call in zip(each.calls_s, each.sizes, strict=False)]
     if calls and not point.cost:
         machine.call_s = _recorded_calls(calls)
@@ -149,7 +156,7 @@ def _replay(machine: Machine, recording: Recording, point: Options, notes: list[
         return with_driver
     machine.register_quietly()
     notes.append("every free block that could be reported was, when the recording began")
-    if recording.passes and recording.passes[0].t_s < recording.first_asked_s():
+    if recording.asked_before():
         machine.arm(recording.passes[0].t_s)
         notes.append("a first pass was asked for before the recording began: its time is the recorded one")
     return replay

@@ -28,14 +28,22 @@ ZONE_LIMITS = (
     "present",
     "managed",
     "start_pfn:",
-    "count:",
-    "batch:",
     "free",
 )
+PAGE_SET_LIMITS = ("count:", "high:", "batch:")
 
 
 class BadState(BadInput):
     """A file is no state of a guest; the message names it, the place and what was expected."""
+
+
+@dataclass(slots=True)
+class PageSetState:
+    """What one CPU's lists hold of a zone, and may hold. In pages."""
+
+    count: int = 0
+    high: int = 0
+    batch: int = 0
 
 
 @dataclass(slots=True)
@@ -48,8 +56,7 @@ class ZoneState:
     limits: dict[str, int] = field(
         default_factory=dict
     )  # pages: min, low, high, spanned, managed, start_pfn ...
-    page_set_high: int = 0  # pages that all CPUs' lists may hold
-    page_set_count: int = 0  # pages that all CPUs' lists hold
+    page_sets: list[PageSetState] = field(default_factory=list)  # by CPU
 
     def free_pages(self) -> int:
         """Return the free pages on the lists."""
@@ -64,6 +71,10 @@ class ProcState:
     zones: dict[str, ZoneState] = field(default_factory=dict)
     types_known: bool = False  # from pagetypeinfo; buddyinfo knows orders only
     promo_mark: bool = False  # zoneinfo prints a fourth mark: a kernel of 6.12's time
+
+    def cpus(self) -> int:
+        """Return how many CPUs zoneinfo tells of; 0 without it."""
+        return max((len(zone.page_sets) for zone in self.zones.values()), default=0)
 
     def nr_orders(self) -> int:
         """Return how many orders the lists have."""
@@ -165,10 +176,10 @@ def _limit(words: list[str], zone: ZoneState, state: ProcState) -> None:
     name, value = words[0], int(words[1])
     if name == "promo":
         state.promo_mark = True
-    elif name == "high:":  # of a CPU's lists; "high" without a colon is the zone's mark
-        zone.page_set_high += value
-    elif name == "count:":
-        zone.page_set_count += value
+    elif name == "cpu:":
+        zone.page_sets.append(PageSetState())
+    elif zone.page_sets and name in PAGE_SET_LIMITS:  # "high" without a colon is the zone's mark
+        setattr(zone.page_sets[-1], name[:-1], value)
     elif name in ZONE_LIMITS:
         zone.limits.setdefault(name.rstrip(":"), value)
 

@@ -10,6 +10,7 @@ when its passes were and what they took: the truth that a prediction is held aga
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ KMEM_EVENTS = (
 WORK = "page_reporting_process"  # how the workqueue's own events name the pass
 PAGEBLOCK_ORDER = 9  # of the kernels that have these events on x86-64 and on Arm with 4 KiB pages
 HEAD_CHARACTERS = 2000  # of a trace: its comments
+SCHED_LATENCY_S = 0.012  # of two CPUs (`sysctl_sched_latency`): within it everybody runnable has his turn
 SG_WORDS = 4  # of a scatterlist's entry
 
 
@@ -78,6 +80,9 @@ class Recording:
     registered_s: float | None = None  # when the driver was loaded, if that is in it
     unseen_frees: int = 0  # pageblocks that became free by events which the recording left out
     smallest_order: int = 0  # of all events: below it the recording is blind
+    held_up: dict[int, list[tuple[float, float]]] = field(
+        default_factory=dict
+    )  # by CPU: from when to when a task went on running though another one waited
 
     def known_free(self) -> list[tuple[int, int]]:
         """List (pfn, order) of what was taken and had not been given back before: it was free at the start."""
@@ -103,14 +108,32 @@ class Recording:
                 found.append(op.pfn)
         return found
 
+    def huge_pages(self) -> bool:
+        """Whether the guest used transparent huge pages, and so has khugepaged running."""
+        return any(op.order == PAGEBLOCK_ORDER and op.kind == "alloc" for op in self.call_ops)
+
     def first_asked_s(self) -> float:
         """Return when a pass was first asked for: by a recorded request, or where those are missing by a free."""
         asked = [op.t_s for op in self.zone_ops if op.kind == "request"]
         return min(asked or (op.t_s for op in self.zone_ops if op.kind == "return"), default=inf)
 
+    def asked_before(self) -> bool:
+        """Whether the first pass was asked for before the recording began: nothing in it says when."""
+        return bool(self.passes) and self.passes[0].t_s < self.first_asked_s()
+
+    def starts_at(self, due_s: float, cpu: int) -> float:
+        """Say when work that is due can start on a CPU: when whoever runs there lets it in."""
+        spans = self.held_up.get(cpu, ())
+        at = bisect_left(spans, due_s, key=lambda span: span[1])
+        return spans[at][1] if at < len(spans) and spans[at][0] <= due_s else due_s
+
     def phase_s(self, grid_s: float) -> float:
-        """Say where the grid of the timers lies on the recording's clock: where most passes began."""
-        offsets = [each.t_s % grid_s for each in self.passes]
+        """Say where the grid of the timers lies on the recording's clock: where most passes began.
+
+        Those that a timer of the recording began, that is; the first one may not be.
+        """
+        predicted = self.passes[1:] if self.asked_before() and len(self.passes) > 1 else self.passes
+        offsets = [each.t_s % grid_s for each in predicted]
 
         def apart_s(one: float, other: float) -> float:
             distance_s = abs(one - other) % grid_s
@@ -145,6 +168,7 @@ def read_recording(path: Path, revision: Revision) -> Recording:
     recording.smallest_order = min(seen_orders, default=PAGEBLOCK_ORDER)
     _read_passes(events, recording)
     _read_ops(events, recording, revision)
+    _read_held_up(events, recording)
     return recording
 
 
@@ -203,6 +227,28 @@ def _read_ops(events: Sequence[TraceEvent], recording: Recording, revision: Revi
         zone_ops[:] = [each for op in zone_ops for each in _with_touch(op)]
     zone_ops += unseen
     zone_ops.sort(key=lambda op: op.t_s)
+    # What a filter leaves out is left out of both levels.
+    call_ops += [*unseen, *(op for op in claimed if op.order < recording.smallest_order)]
+    call_ops.sort(key=lambda op: op.t_s)
+
+
+def _read_held_up(events: Sequence[TraceEvent], recording: Recording) -> None:
+    """Find when a task went on running though another one waited for its CPU, as the flags of its events tell.
+
+    The scheduler lets a task have its slice, and a kernel without preemption an allocation (clearing a huge page takes
+    milliseconds). Who waits has come a period of the scheduler before at most.
+    """
+    workers = {
+        event.pid for event in events if _begins_pass(event)
+    }  # which wait for others, not for themselves
+    running: dict[int, tuple[int, float]] = {}  # by CPU: a pid, and since when nothing else was seen there
+    for event in events:
+        pid, since_s = running.get(event.cpu, (-1, 0.0))
+        if pid != event.pid:
+            running[event.cpu] = (event.pid, event.time_s)
+        elif event.needs_resched() and pid not in workers:
+            begin_s = max(since_s, event.time_s - SCHED_LATENCY_S)
+            recording.held_up.setdefault(event.cpu, []).append((begin_s, event.time_s))
 
 
 def _claim(event: TraceEvent) -> Op:
@@ -228,6 +274,10 @@ def _with_touch(op: Op) -> tuple[Op, ...]:
 # -- what the reporter did -------------------------------------------------------------------------------
 
 
+def _begins_pass(event: TraceEvent) -> bool:
+    return event.name == "process" or (event.name == "workqueue_execute_start" and WORK in event.text)
+
+
 def _read_passes(events: Sequence[TraceEvent], recording: Recording) -> None:
     """Find the passes, what they took, and how long each call lasted."""
     running: dict[int, RecordedPass] = {}  # by the worker's pid
@@ -237,7 +287,7 @@ def _read_passes(events: Sequence[TraceEvent], recording: Recording) -> None:
         name, pid = event.name, event.pid
         if name == "register":
             recording.registered_s = event.time_s
-        elif name == "process" or (name == "workqueue_execute_start" and WORK in event.text):
+        elif _begins_pass(event):
             running[pid] = RecordedPass(event.time_s, event.time_s)
             recording.passes.append(running[pid])
         elif pid not in running:

@@ -48,6 +48,9 @@ CAPTURES = (
     ("v6.12", "cap2", "state1"),  # a large process exits
     ("v6.12", "cap5", "state4"),  # a page in use in each 2 MiB: hardly anything comes back
 )
+BY_CALLS = (("v6.1", "cap2", "state1"), ("v6.12", "cap2", "state1"))  # of which the filter left the calls
+# A return probe of cap3 came late: a pass seems to end after the grid's next moment. Its times are judged by the median.
+LATE_PROBE = ("v6.1", "cap3")
 MEDIAN_OF = 4  # passes, for a median to say something
 # (HZ, delay): the longest wait, delay and granularity of the level in jiffies: 500 + 8, 25 + 1, 2000 + 64, 200 + 8
 TIMERS = {(250, 2.0): 2.032, (250, 0.1): 0.104, (1000, 2.0): 2.064, (100, 2.0): 2.08}
@@ -135,10 +138,33 @@ def recorded_guests() -> Iterator[Figure]:
     """The recordings that ship: passes, their times, what they took, and the host's curve."""
     for kernel, capture, state in CAPTURES:
         truth = judge_recorded(kernel, capture, state)
-        yield from recorded_figures(truth, f"recorded guest {kernel} {capture}")
+        name = f"recorded guest {kernel} {capture}"
+        yield from recorded_figures(truth, name)
+        if (kernel, capture) != LATE_PROBE:
+            worst_ms = max(times_off_ms(truth))
+            yield Figure(
+                f"{name}: worst error of a pass's time", truth.recording.source, 0, worst_ms, 3, "ms"
+            )
+    for kernel, capture, state in BY_CALLS:
+        truth = judge_recorded(kernel, capture, state, level="calls")
+        name = f"recorded guest {kernel} {capture} by calls: reported"
+        yield reported_figure(truth, name, tolerance=0.05)
 
 
-def recorded_point(kernel: str, capture: str, state: str) -> Options:
+def times_off_ms(truth: Truth) -> list[float]:
+    """List how far apart each recorded pass and the predicted one of its number begin, in milliseconds."""
+    pairs = zip(truth.recording.passes, truth.predicted, strict=False)
+    return [abs(one.t_s - other["t_s"]) * 1e3 for one, other in pairs]
+
+
+def reported_figure(truth: Truth, name: str, *, tolerance: float) -> Figure:
+    """Hold what all passes together report against what they did; the tolerance is a share of it."""
+    recorded_mib = sum(each.pages for each in truth.recording.passes) / 256
+    predicted_mib = sum(each["bytes"] for each in truth.predicted) / (1 << 20)
+    return Figure(name, truth.recording.source, recorded_mib, predicted_mib, tolerance * recorded_mib, "MiB")
+
+
+def recorded_point(kernel: str, capture: str, state: str, level: str = "zone") -> Options:
     """Return the point that one of the recordings that ship is."""
     return Options(
         load=f"trace:{RECORDED / f'{kernel}-{capture}.txt.gz'}",
@@ -146,13 +172,14 @@ def recorded_point(kernel: str, capture: str, state: str) -> Options:
         guest=1 << 30 if kernel == "v6.1" else 3 << 29,
         preset=kernel,
         thp="never",  # guest memory in a file
+        level=level,
     )
 
 
-def judge_recorded(kernel: str, capture: str, state: str) -> Truth:
+def judge_recorded(kernel: str, capture: str, state: str, level: str = "zone") -> Truth:
     """Replay one of the recordings that ship."""
     rss = RECORDED / f"{kernel}-{capture}-rss.txt.gz"
-    point = recorded_point(kernel, capture, state)
+    point = recorded_point(kernel, capture, state, level)
     truth = truth_of([point], rss if rss.exists() else None)
     assert truth is not None, "the recordings hold their passes"
     truth.judge([point], Sweep([point], None))
@@ -164,12 +191,8 @@ def recorded_figures(truth: Truth, name: str) -> Iterator[Figure]:
     recorded = truth.recording.passes
     source = truth.recording.source
     yield Figure(f"{name}: passes", source, len(recorded), len(truth.predicted), 0, "")
-    recorded_mib = sum(each.pages for each in recorded) / 256
-    predicted_mib = sum(each["bytes"] for each in truth.predicted) / (1 << 20)
-    yield Figure(f"{name}: reported", source, recorded_mib, predicted_mib, 0.03 * recorded_mib, "MiB")
-    off_ms = sorted(
-        abs(one.t_s - other["t_s"]) * 1e3 for one, other in zip(recorded, truth.predicted, strict=False)
-    )
+    yield reported_figure(truth, f"{name}: reported", tolerance=0.03)
+    off_ms = sorted(times_off_ms(truth))
     if len(off_ms) >= MEDIAN_OF:
         yield Figure(f"{name}: median error of a pass's time", source, 0, off_ms[len(off_ms) // 2], 3, "ms")
     if truth.distance is not None:

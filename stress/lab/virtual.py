@@ -218,6 +218,7 @@ class VirtualWorkqueue(Workqueue):
         self._clock = sync
         self._wheel = wheel
         self._next_at_s: float | None = None
+        self.cpu = 0  # that work was queued on last: its timer fires there, and there it runs
 
     def fire_next_at(self, due_s: float) -> None:
         """Let the next timer that is set fire at a given moment: it was set before the run began."""
@@ -228,4 +229,5 @@ class VirtualWorkqueue(Workqueue):
         now_s = self._clock.now_s
         due_s = self._next_at_s if self._next_at_s is not None else self._wheel.fires_at(now_s, delay_s)
         self._next_at_s = None
+        self.cpu = self._clock.cpu
         return super().queue_delayed_work(work, due_s - now_s)

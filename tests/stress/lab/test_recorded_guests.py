@@ -7,11 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from pagealloc.revision import V6_1
+from pagealloc.memory import Memory
+from pagealloc.revision import V6_1, V6_12
 from stress.errors import BadInput
+from stress.lab import guest
 from stress.lab.recorded_truth import read_rss
-from stress.lab.recording import BadRecording, read_recording
-from stress.lab.validate import CAPTURES, RECORDED, judge_recorded, recorded_figures
+from stress.lab.recording import BadRecording, Recording, read_recording
+from stress.lab.validate import (
+    BY_CALLS,
+    CAPTURES,
+    LATE_PROBE,
+    RECORDED,
+    judge_recorded,
+    recorded_figures,
+    reported_figure,
+    times_off_ms,
+)
 
 
 @pytest.mark.parametrize(("kernel", "capture", "state"), CAPTURES)
@@ -29,6 +40,38 @@ def test_a_wrong_start_state_is_noticed() -> None:
         "cap1: passes",
         "cap1: reported",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "capture", "state"), [each for each in CAPTURES if each[:2] != LATE_PROBE]
+)
+def test_every_pass_begins_within_three_milliseconds(kernel: str, capture: str, state: str) -> None:
+    assert max(times_off_ms(judge_recorded(kernel, capture, state))) < 3
+
+
+def test_a_pass_waits_for_a_task_that_does_not_let_it_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recording, "starts_at", lambda _, due_s, cpu: due_s)
+    assert max(times_off_ms(judge_recorded("v6.1", "cap2", "state1"))) == pytest.approx(8.7, abs=0.1)
+
+
+def test_the_first_pass_says_nothing_of_the_timers_if_it_was_asked_for_before() -> None:
+    recording = read_recording(RECORDED / "v6.12-cap5.txt.gz", V6_12)
+    assert recording.asked_before()
+    assert recording.phase_s(0.032) == recording.passes[1].t_s % 0.032
+
+
+@pytest.mark.parametrize(("kernel", "capture", "state"), BY_CALLS)
+def test_calls_through_the_cpus_lists_come_to_the_same(kernel: str, capture: str, state: str) -> None:
+    truth = judge_recorded(kernel, capture, state, level="calls")
+    assert reported_figure(truth, capture, tolerance=0.05).passed
+
+
+@pytest.mark.parametrize("rule", ["set_page_set_limits", "Memory.refresh_vm_stats"])
+def test_limits_of_the_cpus_lists_decide_what_stays_away(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, _, name = rule.rpartition(".")
+    monkeypatch.setattr(Memory if owner else guest, name, lambda *_: None)
+    truth = judge_recorded("v6.12", "cap2", "state1", level="calls")
+    assert not reported_figure(truth, "cap2", tolerance=0.01).passed
 
 
 def text_of(name: str) -> str:
