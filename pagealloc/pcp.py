@@ -240,7 +240,8 @@ class PageSets:
 
     def drain_all(self) -> int:
         """Return what all CPUs' sets hold to the zones; returns the pages moved (`drain_all_pages`)."""
-        return sum(self._drain(of_cpu) for of_cpu in self._all_sets())
+        # A list, here and below: CPython 3.13 crashes when there is no memory to make a generator.
+        return sum([self._drain(of_cpu) for of_cpu in self._all_sets()])
 
     def refresh_vm_stats(self) -> int:
         """Do what each CPU's vmstat worker does once in a second; returns the pages moved (`decay_pcp_high`).
@@ -251,9 +252,11 @@ class PageSets:
         if not self._tunes:
             return 0
         return sum(
-            self._drain_set(zone, pcp, pcp.decay_high(), 0)
-            for of_cpu in self._all_sets()
-            for zone, pcp in zip(self._zones, of_cpu, strict=True)
+            [
+                self._drain_set(zone, pcp, pcp.decay_high(), 0)
+                for of_cpu in self._all_sets()
+                for zone, pcp in zip(self._zones, of_cpu, strict=True)
+            ]
         )
 
     def _all_sets(self) -> list[PageSet]:
@@ -275,7 +278,7 @@ class PageSets:
         except BaseException as error:
             zone.lock.tear(error)  # what was taken and did not arrive is on no list
             raise
-        return sum(1 << order for _, order, _ in taken)
+        return sum([1 << order for _, order, _ in taken])
 
     # -- looking ---------------------------------------------------------------------------------------
 
@@ -285,7 +288,7 @@ class PageSets:
 
     def nr_pages(self, zone: Zone) -> int:
         """Count the pages of a zone that rest on the sets of all CPUs, at about this moment."""
-        return sum(of_cpu[zone.number].count() for of_cpu in self._all_sets())
+        return sum([of_cpu[zone.number].count() for of_cpu in self._all_sets()])
 
     def holdings(self, zone: Zone) -> list[Holding]:
         """Return what each CPU's set of a zone holds and may hold, at about this moment."""

@@ -271,7 +271,7 @@ class Zone(Marks):
             lock.take(lock.may_wait) or lock.raw.acquire()
             if lock.inside:
                 lock.turn_away()
-                lock.left.extend((pfn, order) for pfn, order, _ in blocks)
+                lock.left.extend([(pfn, order) for pfn, order, _ in blocks])
                 return
             entered = lock.inside = True
             corrupt = self._free_resting(blocks)
@@ -318,7 +318,7 @@ class Zone(Marks):
 
     def nr_left_pages(self) -> int:
         """Return the pages of blocks that wait for `free_left` or the next operation, at about this moment."""
-        return sum(1 << order for _, order in self.lock.left.copy())
+        return sum([1 << order for _, order in self.lock.left.copy()])
 
     # -- what the caller may name ----------------------------------------------------------------------
 
