@@ -49,7 +49,7 @@ CAPTURES = (
     ("v6.12", "cap5", "state4"),  # a page in use in each 2 MiB: hardly anything comes back
 )
 BY_CALLS = (("v6.1", "cap2", "state1"), ("v6.12", "cap2", "state1"))  # of which the filter left the calls
-# A return probe of cap3 came late: a pass seems to end after the grid's next moment. Its times are judged by the median.
+# A return probe of cap3 came late, so a pass seems to end after the grid's next moment.
 LATE_PROBE = ("v6.1", "cap3")
 MEDIAN_OF = 4  # passes, for a median to say something
 # (HZ, delay): the longest wait, delay and granularity of the level in jiffies: 500 + 8, 25 + 1, 2000 + 64, 200 + 8
