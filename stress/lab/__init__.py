@@ -4,6 +4,7 @@ virtual         time that stands still until it is moved; Linux's timer wheel
 guest           zones, CPUs, kernel, start state
 proc_state      a guest's state as `/proc` prints it
 placement       free lists from counts
+exact_state     free lists block for block, from a recorded case or JSON
 recording       trace text of a real guest: its load, and what its reporter really did
 guest_log       a guest that reported to our own device, as a recording
 loads           made-up loads, memory curves, recordings

@@ -26,7 +26,7 @@ from stress.lab.answer import (
 )
 from stress.lab.loads.catalogue import HELP as LOADS
 from stress.lab.options import SINGLE, SWEPT, Grid, Options, parse_words
-from stress.lab.proc_state import preset_of, read_state
+from stress.lab.predict import preset_told
 from stress.lab.recorded_truth import Truth, truth_of
 from stress.lab.sweep import Sweep
 from stress.lab.tables import show_table
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state",
         action="append",
         metavar="FILE",
-        help="start from pagetypeinfo or buddyinfo text; may be given again",
+        help="start from pagetypeinfo or buddyinfo text, or exact lists (a recorded case, JSON); may be given again",
     )
     parser.add_argument(
         "--zoneinfo", action="append", metavar="FILE", help="marks, sizes and per-CPU limits of the guest"
@@ -176,7 +176,7 @@ def read_study(arguments: argparse.Namespace) -> Study:
     goal = parse_goal(words.pop("goal", arguments.goal))
     state = (*(arguments.state or ()), *(arguments.zoneinfo or ()))
     if "preset" not in words and load is not None and load.startswith("trace:") and state:
-        words["preset"] = preset_of(read_state(map(Path, state)))
+        words["preset"] = preset_told(map(Path, state))
     values = {
         name: parse_words(name, text) for name, text in words.items() if name in SWEPT or name in SINGLE
     }

@@ -17,6 +17,7 @@ from pagealloc.memory import Memory
 from pagealloc.mmzone import MIGRATE_PCPTYPES, MIGRATE_UNMOVABLE
 from pagealloc.pcp import VMSTAT_INTERVAL_S
 from pagealloc.zone import Zone
+from stress.golden.state import load_zone
 from stress.lab.guest import Guest, build_memory, free_blocks, mark_reported
 from stress.lab.host import QUIET, Cost, Host
 from stress.lab.virtual import VirtualSync, VirtualWorkqueue, Wheel
@@ -114,6 +115,7 @@ class Machine:
         self.report_s = 0.0  # spent in report calls
         self.last_free_s = start_s
         self.start_s = start_s
+        self._exact = guest.lists
         self._scale = scale  # each call stands for so many blocks of the real guest
         self._steps: Iterator[float] = iter(())
         self._next_step_s = inf
@@ -189,11 +191,19 @@ class Machine:
         self.reporting.register(self.device)
 
     def register_quietly(self) -> None:
-        """Begin with a driver that was loaded long ago, and that has nothing to do."""
+        """Begin with a driver that was loaded long ago, and that has nothing to do.
+
+        Exact lists tell which of their blocks it does not know; the host backs those.
+        """
         for zone in self.memory.zones:
             mark_reported(zone, self.order)
         self.reporting.register(self.device)
         self.reporting.run_now()  # every block is Reported: it looks, and rests
+        for zone, lists in zip(self.memory.zones, self._exact, strict=False):
+            load_zone(zone, dict(lists))
+            for pfn, order in free_blocks(zone):
+                if order >= self.order and not zone.is_reported(pfn):
+                    self.host.back(pfn, 1 << order)
 
     def arm(self, due_s: float) -> None:
         """Begin with a pass that is due: it was asked for before the run, by a free of at least one pageblock."""

@@ -7,8 +7,9 @@ beside a free buddy, in an order that the seed draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import MIGRATE_PCPTYPES, MIGRATE_TYPES, PAGE_SHIFT, Layout
@@ -40,7 +41,9 @@ class Guest:
     cpus: int = 2
     revision: Revision = V6_1
     state: ProcState | None = None
-    lists: Sequence[dict[str, object]] = ()  # exact: one recorded state for each zone
+    lists: Sequence[Mapping[str, Any]] = ()  # exact: one recorded state for each zone
+    marks: Sequence[tuple[int, int, int] | None] = ()  # of the zones with exact lists, where they are told
+    nr_orders: int = 0  # where not given, as the state tells, or as Linux has them
     huge_pages: bool = False  # khugepaged runs, and has raised the marks; where zoneinfo does not tell them
     scale: int = 1  # the guest stands for one so many times as large
     known_free: Sequence[
@@ -95,10 +98,11 @@ def zones_of(state: ProcState, nr_pages: int) -> tuple[ZoneSpec, ...]:
 def build_memory(guest: Guest, sync: VirtualSync, rng: Rng, *, page_sets: bool) -> Memory:
     """Build the guest's memory in its start state. Raises BadInput when the state does not fit."""
     state = guest.state
+    nr_orders = guest.nr_orders or (state.nr_orders() if state is not None else 0)
     cpus = (state.cpus() if state is not None else 0) or guest.cpus
     memory = Memory(
         guest.specs(),
-        layout=Layout(nr_orders=state.nr_orders()) if state is not None else Layout(),
+        layout=Layout(nr_orders=nr_orders) if nr_orders else Layout(),
         revision=guest.revision,
         sync=sync,
         ram=None,
@@ -108,20 +112,29 @@ def build_memory(guest: Guest, sync: VirtualSync, rng: Rng, *, page_sets: bool) 
     if guest.huge_pages:
         raised = khugepaged_min_free_kbytes(memory.zones)
         setup_per_zone_wmarks(memory.zones, max(raised, default_min_free_kbytes(memory.zones)))
+    told = state.zones if state is not None else {}
+    for zone in memory.zones:
+        limits = told[zone.name].limits if zone.name in told else {}
+        if {"min", "low", "high"} <= limits.keys():
+            zone.set_watermarks(limits["min"], limits["low"], limits["high"])
+        elif guest.marks and (marks := guest.marks[zone.number]) is not None:
+            zone.set_watermarks(*marks)
+    load_lists(memory, guest, rng)
+    if state is not None and memory.page_sets is not None:
+        set_page_set_limits(memory, memory.page_sets, state, cpus)
+        fill_page_sets(memory, memory.page_sets, state, sync, rng)
+    return memory
+
+
+def load_lists(memory: Memory, guest: Guest, rng: Rng) -> None:
+    """Give every zone the lists that are told exactly, or lists with so many blocks as are counted."""
     if guest.lists:
         for zone, lists in zip(memory.zones, guest.lists, strict=True):
-            load_zone(zone, lists)
-    elif state is not None:
+            load_zone(zone, dict(lists))
+    elif guest.state is not None:
         for zone in memory.zones:
-            told = state.zones[zone.name]
-            load_zone(zone, Placement(zone, guest.known_free, guest.known_used, rng).place(told))
-            marks = told.limits
-            if {"min", "low", "high"} <= marks.keys():
-                zone.set_watermarks(marks["min"], marks["low"], marks["high"])
-        if memory.page_sets is not None:
-            set_page_set_limits(memory, memory.page_sets, state, cpus)
-            fill_page_sets(memory, memory.page_sets, state, sync, rng)
-    return memory
+            counted = guest.state.zones[zone.name]
+            load_zone(zone, Placement(zone, guest.known_free, guest.known_used, rng).place(counted))
 
 
 def khugepaged_min_free_kbytes(zones: Sequence[Zone]) -> int:
@@ -138,7 +151,8 @@ def khugepaged_min_free_kbytes(zones: Sequence[Zone]) -> int:
 def set_page_set_limits(memory: Memory, page_sets: PageSets, state: ProcState, cpus: int) -> None:
     """Let the CPUs' lists go by the marks that the state tells: a memory's own go by those it was built with."""
     for zone in memory.zones:
-        managed_pages = state.zones[zone.name].limits.get("managed", zone.managed_pages)
+        limits = state.zones[zone.name].limits if zone.name in state.zones else {}
+        managed_pages = limits.get("managed", zone.managed_pages)
         page_sets.bounds[zone.number] = zone_bounds(
             managed_pages, zone.low_wmark_pages(), cpus, memory.revision, zone.layout.page_shift
         )
@@ -152,7 +166,7 @@ def fill_page_sets(
     What rests there counts against the limit, so it decides how many larger blocks find room beside it.
     """
     for zone in memory.zones:
-        told = state.zones[zone.name].page_sets
+        told = state.zones[zone.name].page_sets if zone.name in state.zones else []
         used = list(used_pages(zone)) if any(each.count for each in told) else []
         shuffle(used, rng)
         for cpu, on_cpu in enumerate(told):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -12,13 +12,15 @@ from typing import Any
 from pagealloc.mmzone import PAGE_SHIFT, PAGE_SIZE
 from pagealloc.revision import PRESETS
 from pagealloc.sync_real import RealRng
+from stress.errors import BadInput
 from stress.lab.engine import Load, Machine, Pass, Sample, Setting
+from stress.lab.exact_state import ExactState, is_exact, read_exact
 from stress.lab.guest import Guest
 from stress.lab.host import COSTS, QUIET
 from stress.lab.loads.catalogue import parse_load
 from stress.lab.loads.recorded import Replay
 from stress.lab.options import Options, state_paths
-from stress.lab.proc_state import ProcState, read_state
+from stress.lab.proc_state import BadState, ProcState, preset_of, read_state
 from stress.lab.recording import Recording
 from stress.lab.virtual import Wheel
 from workers.page_reporting import Batch
@@ -97,8 +99,12 @@ def _wheel(point: Options, recording: Recording | None, draw: RealRng, notes: li
 
 
 @lru_cache(maxsize=8)
-def _state(paths: tuple[Path, ...]) -> ProcState:
-    return read_state(paths)
+def _state(paths: tuple[Path, ...]) -> tuple[ExactState | None, ProcState]:
+    exact = [path for path in paths if is_exact(path)]
+    if len(exact) > 1:
+        raise BadState(f"--state: {len(exact)} files with exact lists, expected one")
+    texts = [path for path in paths if path not in exact]
+    return read_exact(exact[0]) if exact else None, read_state(texts, lists_known=bool(exact))
 
 
 def _guest(point: Options, recording: Recording | None, notes: list[str]) -> Guest:
@@ -108,7 +114,18 @@ def _guest(point: Options, recording: Recording | None, notes: list[str]) -> Gue
         if recording is not None:
             notes.append("no --state: the guest begins as if it had just booted")
         return Guest(nr_pages, cpus=point.cpus, revision=revision, scale=point.scale)
-    state = _state(tuple(state_paths(point)))
+    exact, state = _state(tuple(state_paths(point)))
+    if exact is not None:
+        notes.append(f"start lists, block for block, from {exact.source}")
+        return Guest(
+            cpus=point.cpus,
+            revision=revision,
+            state=state,
+            zones=exact.zones,
+            lists=exact.lists,
+            marks=exact.marks,
+            nr_orders=exact.nr_orders,
+        )
     notes.append(
         f"start lists from the counts of {state.source}"
         + ("" if state.types_known else " (buddyinfo: every free block counts as movable)")
@@ -133,6 +150,10 @@ def _guest(point: Options, recording: Recording | None, notes: list[str]) -> Gue
 
 def _replay(machine: Machine, recording: Recording, point: Options, notes: list[str]) -> Load:
     """Set a machine up as the recorded one was, and return the load."""
+    if point.level == "calls" and not recording.has_calls():
+        raise BadInput(
+            f"--level calls: {recording.source} has events of the zone only, expected mm_page_alloc and mm_page_free"
+        )
     replay = Replay(recording, calls=point.level == "calls")
     machine.starts_at = recording.starts_at
     calls = [call for each in recording.passes for call in zip(each.calls_s, each.sizes, strict=False)]
@@ -172,6 +193,12 @@ def _recorded_calls(calls: list[tuple[float, int]]) -> Any:
         return block_s * len(batch)
 
     return call_s
+
+
+def preset_told(paths: Iterable[Path]) -> str:
+    """Return the kernel that a start state is of, as far as its files tell."""
+    exact, state = _state(tuple(paths))
+    return (exact.preset if exact is not None else None) or preset_of(state)
 
 
 # -- figures ---------------------------------------------------------------------------------------------

@@ -77,8 +77,9 @@ class ProcState:
         return max((len(zone.page_sets) for zone in self.zones.values()), default=0)
 
     def nr_orders(self) -> int:
-        """Return how many orders the lists have."""
-        return max(len(counts) for zone in self.zones.values() for counts in zone.free.values())
+        """Return how many orders the lists have; 0 without lists."""
+        rows = (len(counts) for zone in self.zones.values() for counts in zone.free.values())
+        return max(rows, default=0)
 
     def zone(self, name: str) -> ZoneState:
         """Return a zone's state, new if it was not met yet."""
@@ -98,14 +99,17 @@ def read_text(path: Path) -> str:
         raise BadState(f"{path}: a broken gzip file ({error})") from error
 
 
-def read_state(paths: Iterable[Path]) -> ProcState:
-    """Read a state from files that hold pagetypeinfo, buddyinfo or zoneinfo. Raises BadState."""
+def read_state(paths: Iterable[Path], *, lists_known: bool = False) -> ProcState:
+    """Read a state from files that hold pagetypeinfo, buddyinfo or zoneinfo. Raises BadState.
+
+    Where exact lists are known already, marks and limits are all that is expected.
+    """
     paths = list(paths)
     state = ProcState(", ".join(path.name for path in paths))
     for path in paths:
         _read(read_text(path), path, state)
     known = {name: zone for name, zone in state.zones.items() if zone.free}
-    if not known:
+    if not known and not lists_known:
         raise BadState(f"{state.source}: no free blocks in it, expected pagetypeinfo or buddyinfo text")
     _check(state)
     return state

@@ -112,6 +112,11 @@ class Recording:
         """Whether the guest used transparent huge pages, and so has khugepaged running."""
         return any(op.order == PAGEBLOCK_ORDER and op.kind == "alloc" for op in self.call_ops)
 
+    def has_calls(self) -> bool:
+        """Whether it tells of callers, or of nothing that they could have brought about."""
+        zone_level = any(op.kind in ("take", "return") for op in self.zone_ops)
+        return not zone_level or any(op.kind in ("alloc", "free") for op in self.call_ops)
+
     def first_asked_s(self) -> float:
         """Return when a pass was first asked for: by a recorded request, or where those are missing by a free."""
         asked = [op.t_s for op in self.zone_ops if op.kind == "request"]

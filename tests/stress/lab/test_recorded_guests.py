@@ -11,6 +11,8 @@ from pagealloc.memory import Memory
 from pagealloc.revision import V6_1, V6_12
 from stress.errors import BadInput
 from stress.lab import guest
+from stress.lab.options import Options
+from stress.lab.predict import predict
 from stress.lab.recorded_truth import read_rss
 from stress.lab.recording import BadRecording, Recording, read_recording
 from stress.lab.validate import (
@@ -142,3 +144,13 @@ def test_why_nothing_comes_back_is_said_in_words() -> None:
 def test_memory_that_is_used_twice_is_not_counted_twice() -> None:
     truth = judge_recorded("v6.1", "cap3", "state2")
     assert truth.predicted[0]["bytes"] == truth.recording.passes[0].pages << 12, "one process after the other"
+
+
+def test_a_recording_without_calls_is_not_replayed_by_calls(tmp_path: Path) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text(
+        "  hog-1 [000] d..3.  1.000000: mm_page_alloc_zone_locked: page=1 pfn=0x4600 order=9 migratetype=1\n"
+    )
+    point = Options(load=f"trace:{path}", level="calls")
+    with pytest.raises(BadInput, match="events of the zone only, expected mm_page_alloc and mm_page_free"):
+        predict(point)
