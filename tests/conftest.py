@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from pagealloc import COMPILED
 from pagealloc.mmzone import Layout
 from pagealloc.revision import V6_1, Revision
 from pagealloc.sync import Lock, Sync, Thread
@@ -48,8 +49,12 @@ PROGRAMS = {
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose programs are missing, and say what to install.
 
-    Where PAGEALLOC_NEEDS names them (as in qemu,uml) they must be there, and a missing one is a failure.
+    Where PAGEALLOC_NEEDS names them (as in qemu,uml) they must be there, and a missing one is a failure. On a compiled
+    build a test is skipped that watches or changes what only an interpreter goes through.
     """
+    if COMPILED:
+        for marker in item.iter_markers("interpreted"):
+            pytest.skip(f"on the compiled build {marker.args[0]}")
     for marker in item.iter_markers("needs"):
         (what,) = marker.args
         for program, package in PROGRAMS[what].items():

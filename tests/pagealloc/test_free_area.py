@@ -132,6 +132,7 @@ class CountedStores(list[int]):
         super().__setitem__(key, value)
 
 
+@pytest.mark.interpreted("a list of Python is not asked for its own way to store")
 @pytest.mark.parametrize("nr_blocks", [4, 400])
 def test_rotation_costs_the_same_on_a_long_list(nr_blocks: int) -> None:
     area = filled(nr_blocks)

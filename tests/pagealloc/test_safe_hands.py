@@ -56,6 +56,7 @@ def interrupt_at(place: int, operation: Callable[[], object]) -> bool:
     return left <= 0
 
 
+@pytest.mark.interpreted("no exception comes between two instructions")
 @pytest.mark.parametrize("page_sets", [False, True])
 @pytest.mark.parametrize("order", [0, 4])
 @pytest.mark.parametrize("what", ["alloc", "free", "drain"])
@@ -90,6 +91,7 @@ def test_wherever_an_exception_comes_from_outside_no_lock_is_held_and_what_is_to
     assert torn or (what, page_sets) == ("drain", False)
 
 
+@pytest.mark.interpreted("no exception comes between two instructions")
 def test_wherever_an_exception_meets_a_boost_taken_back_no_stale_mark_stays_in_use() -> None:
     place, torn = 1, 0
     while True:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from pagealloc import GFP_KERNEL, Memory, RealSync, ZoneSpec
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import Record, StatLock, Tracer
@@ -132,6 +134,7 @@ def test_nobody_waits_under_a_lock_nor_twice_in_vain(sync: Sync) -> None:
     assert not tracer._buffers[0].patient
 
 
+@pytest.mark.interpreted("a call has no frame to name")
 def test_a_lock_that_keeps_count_knows_its_holds_and_who_waited(
     sync: Sync, join_all: Callable[..., None], until: Callable[..., None]
 ) -> None:

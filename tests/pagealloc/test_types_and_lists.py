@@ -429,6 +429,7 @@ UNSEEN_BY_GOLDEN: list[tuple[str, Callable[[], None]]] = [
 ]
 
 
+@pytest.mark.interpreted("no fault can be planted")
 @pytest.mark.parametrize(("mutant", "test"), UNSEEN_BY_GOLDEN)
 def test_a_fault_that_no_recorded_run_shows_fails_its_test(mutant: str, test: Callable[[], None]) -> None:
     with install(MUTANTS[mutant].patches), pytest.raises(AssertionError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import inspect
 
 from pagealloc import Census, Layout, Memory, RealSync, Revision, Zone, validate
 from pagealloc.mmzone import MIGRATE_TYPES
@@ -15,9 +15,7 @@ START_PFN = 16
 
 # What a zone is given once and never changes, or cannot be compared.
 _NOT_STATE = {
-    "_acquire",
     "lock",
-    "_release",
     "layout",
     "page_reporting_notify",
     "revision",
@@ -53,12 +51,19 @@ def make_zone(
     return zone
 
 
+def fields_of(cls: type) -> set[str]:
+    """Return what instances of a class with slots have; a compiled class has no list of them."""
+    return {
+        name
+        for base in cls.__mro__
+        for name, value in vars(base).items()
+        if inspect.ismemberdescriptor(value) or inspect.isgetsetdescriptor(value)
+    } - {"__weakref__", "__dict__"}
+
+
 def zone_state(zone: Zone) -> dict[str, object]:
     """Copy everything that a zone knows: state bytes, lists, counters, marks."""
-    slots: Iterable[str] = (
-        name for cls in type(zone).__mro__ for name in getattr(cls, "__slots__", ()) if name not in _NOT_STATE
-    )
-    return {name: copy.deepcopy(getattr(zone, name)) for name in slots}
+    return {name: copy.deepcopy(getattr(zone, name)) for name in fields_of(type(zone)) - _NOT_STATE}
 
 
 def memory_state(memory: Memory) -> list[object]:
@@ -66,7 +71,7 @@ def memory_state(memory: Memory) -> list[object]:
     state: list[object] = [zone_state(zone) for zone in memory.zones]
     if memory.page_sets is not None:
         state += [
-            {name: copy.deepcopy(getattr(pcp, name)) for name in pcp.__slots__}
+            {name: copy.deepcopy(getattr(pcp, name)) for name in fields_of(type(pcp))}
             for of_cpu in memory.page_sets._sets
             for pcp in of_cpu
         ]
