@@ -55,7 +55,7 @@ from pagealloc.page_flags import (
 from pagealloc.ram import Ram
 from pagealloc.revision import Revision
 from pagealloc.sync import Lock, Sync
-from pagealloc.zone_lock import ZoneLock
+from pagealloc.zone_lock import ZoneLock, whole
 
 
 class Zone(Marks):
@@ -119,6 +119,7 @@ class Zone(Marks):
 
     # -- boot ----------------------------------------------------------------------------------------
 
+    @whole
     def memblock_free_all(self) -> None:
         """Free every page of the zone in the largest aligned pieces, rising. Takes the zone lock."""
         fpi_flags = FPI_TO_TAIL if self.revision.boot_to_tail else 0
@@ -166,11 +167,13 @@ class Zone(Marks):
             raise
         return pfn
 
+    @whole
     def reserve_highatomic(self, pfn: int, order: int) -> None:
         """Keep the pageblocks of a fresh high-atomic allocation for the next one. Takes the zone lock."""
         with suppress(ZoneBusy), self.lock:
             self.reserve_highatomic_pageblock(pfn - self.base_pfn, order)
 
+    @whole
     def unreserve_highatomic(self, migratetype: int, *, force: bool = True) -> bool:
         """Give one reserved pageblock back; False if none has free pages. Takes the zone lock.
 
@@ -241,6 +244,7 @@ class Zone(Marks):
             lock.abandon(error, entered=entered)
             raise
 
+    @whole
     def _free_in_pieces(self, pfn: int, order: int, fpi_flags: int) -> None:
         """Free an allocated block that is larger than what is freed in one piece. Takes the zone lock."""
         index = pfn - self.base_pfn
@@ -300,6 +304,7 @@ class Zone(Marks):
                 trace("mm_page_pcpu_drain", pfn, order, migratetype)
         return corrupt
 
+    @whole
     def free_left(self) -> None:
         """Free the blocks that finalizers and signal handlers left, see `zone_lock`. Takes the zone lock."""
         if self.lock.left:
@@ -359,6 +364,7 @@ class Zone(Marks):
         error = raised.get(kind, NotAllocated)
         return error(pfn, order, self.describe_page(pfn), f"a block of order {order} allocated at this pfn")
 
+    @whole
     def lru_add(self, pfn: int) -> None:
         """Mark an allocated block as being on an LRU list until it is freed. Takes the zone lock."""
         self.check_range(pfn, 0)
@@ -369,6 +375,7 @@ class Zone(Marks):
                 raise NotAllocated(pfn, 0, self.describe_page(pfn), "the head of an allocated block")
             self.state[index] = state & ~KIND_MASK | LRU
 
+    @whole
     def claim_range(self, pfn: int, order: int) -> None:
         """Make one allocated block of a range that is allocated already. Takes the zone lock.
 
@@ -505,11 +512,13 @@ class Zone(Marks):
 
     # -- whole pageblocks ------------------------------------------------------------------------------
 
+    @whole
     def isolate_pageblock(self, pfn: int) -> bool:
         """Withhold the pageblock that begins at `pfn`; False if it is already. Takes the zone lock."""
         with self.lock:
             return self.set_migratetype_isolate(pfn - self.base_pfn)
 
+    @whole
     def unisolate_pageblock(self, pfn: int, migratetype: int) -> bool:
         """Give a withheld pageblock back as `migratetype`; False if it was not withheld. Takes the zone lock.
 
@@ -533,6 +542,7 @@ class Zone(Marks):
             self.nr_isolate_pageblock -= 1
             return True
 
+    @whole
     def set_block_type(self, pfn: int, migratetype: int, *, move: bool) -> int:
         """Retag the pageblock that holds `pfn`, and move its free pages along; returns the pages moved.
 
@@ -545,6 +555,7 @@ class Zone(Marks):
             self.set_pageblock_migratetype(index, migratetype)
             return 0
 
+    @whole
     def set_watermarks(self, min_pages: int, low_pages: int, high_pages: int) -> None:
         """Set the three marks, in pages, without the boost. Takes the zone lock."""
         with self.lock:
@@ -554,36 +565,23 @@ class Zone(Marks):
             if trace is not None:
                 trace("set_watermarks", min_pages, low_pages, high_pages)
 
+    @whole
     def set_watermark_boost(self, pages: int) -> None:
         """Raise all marks by so many pages, or take the boost back with 0. Takes the zone lock."""
         with self.lock:
             self.watermark_boost = pages
             self.marks_changed()
 
+    @whole
     def wakeup_kswapd(self) -> None:
-        """Take a boost back at once: there is nothing to reclaim before. Takes the zone lock, if there is one.
+        """Take a boost back at once: there is nothing to reclaim before. Takes the zone lock, if there is one."""
+        if self.boosted or self.watermark_boost:
+            with suppress(ZoneBusy), self.lock:
+                self.boosted = False
+                self.watermark_boost = 0
+                self.marks_changed()
 
-        Written out, for it is part of allocations: a `with` keeps the lock if an exception from outside comes on the
-        way into its block or out of it.
-        """
-        if not (self.boosted or self.watermark_boost):
-            return
-        lock = self.lock
-        entered = False
-        try:
-            lock.take(lock.may_wait) or lock.raw.acquire()
-            if lock.inside:
-                lock.turn_away()
-                return
-            entered = lock.inside = True
-            self.boosted = False
-            self.watermark_boost = 0
-            self.marks_changed()
-            lock.release()
-        except BaseException as error:
-            lock.abandon(error, entered=entered)
-            raise
-
+    @whole
     def set_lowmem_reserve(self, reserve: Sequence[int]) -> None:
         """Withhold `reserve[k]` pages from requests that may use zones up to `ZONE_NAMES[k]`. Takes the zone lock."""
         with self.lock:

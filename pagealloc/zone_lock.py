@@ -18,8 +18,10 @@ The hot paths of `zone` have `acquire` and `release` written out.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol, TypeVar, cast
 
 from pagealloc.errors import AnotherProcess, PageAllocError, TornZone, ZoneBusy
 from pagealloc.sync import Lock
@@ -29,6 +31,35 @@ MISUSE = (PageAllocError, TypeError)
 
 HOME = __name__.partition(".")[0]
 DOOR = __file__  # how frames of the door itself are known
+
+
+class Locked(Protocol):
+    """Whatever has a zone lock."""
+
+    lock: ZoneLock
+
+
+Operation = TypeVar("Operation", bound=Callable[..., object])
+
+
+def whole(operation: Operation) -> Operation:
+    """Have a zone's method that enters the zone by `with` leave it on every way out.
+
+    An exception from outside may come when the block of a `with` has ended and `__exit__` has not begun.
+    """
+
+    @functools.wraps(operation)
+    def whole_operation(zone: Locked, *arguments: object, **named: object) -> object:
+        lock = zone.lock
+        further_out = lock.inside and lock.owned()
+        try:
+            return operation(zone, *arguments, **named)
+        except BaseException as error:
+            if not further_out:
+                lock.let_go(error)
+            raise
+
+    return cast("Operation", whole_operation)
 
 
 class ZoneLock:
@@ -137,6 +168,11 @@ class ZoneLock:
             self._note(error)
             while self.owned():
                 self.give()
+
+    def let_go(self, error: BaseException) -> None:
+        """Leave whatever an exception from outside kept entered: it came into the way out of a `with` itself."""
+        if self.owned():
+            self.abandon(error, entered=self.inside)
 
     def tear(self, error: BaseException) -> None:
         """Shut the zone after an exception that may have lost a block on its way to or from the zone."""

@@ -368,6 +368,10 @@ class PageReporting:
         except MemoryError:
             self.stats.lost_passes += 1
             lost = True
+        except BaseException as error:
+            for zone in self.zones:
+                zone.lock.let_go(error)
+            raise
         finally:
             found = registration.state.cmpxchg(PAGE_REPORTING_ACTIVE, PAGE_REPORTING_IDLE)
             again_s = self.policy.end_pass(self._sync.monotonic())

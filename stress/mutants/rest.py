@@ -161,9 +161,10 @@ REST = {
                 Zone,
                 "wakeup_kswapd",
                 """
-                  self.watermark_boost = 0
-                - self.marks_changed()
-                  lock.release()
+                  with suppress(ZoneBusy), self.lock:
+                      self.boosted = False
+                      self.watermark_boost = 0
+                -     self.marks_changed()
                 + self.marks_changed()
                 """,
             ),

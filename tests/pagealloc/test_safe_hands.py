@@ -16,8 +16,9 @@ from types import FrameType
 import pytest
 
 import pagealloc
-from pagealloc import GFP_KERNEL, Memory, ZoneSpec, validate
+from pagealloc import GFP_KERNEL, Memory, Zone, ZoneSpec, validate
 from pagealloc.errors import AnotherProcess, RamError, TornZone, ZoneBusy
+from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_UNMOVABLE
 from pagealloc.ram import Ram
 
 HOME = str(Path(pagealloc.__file__).parent)
@@ -89,6 +90,42 @@ def test_wherever_an_exception_comes_from_outside_no_lock_is_held_and_what_is_to
         place += 1
     assert place > 50
     assert torn or (what, page_sets) == ("drain", False)
+
+
+BLOCK = 1024  # a pageblock in the middle of the zone, and the first page of an allocation of order 10
+
+OPERATIONS: dict[str, Callable[[Zone, int], object]] = {
+    "frees a block in pieces": lambda zone, pfn: zone.free_pages_ok(pfn, 10),
+    "claims a part": lambda zone, pfn: zone.claim_range(pfn, 3),
+    "adds to the LRU lists": lambda zone, pfn: zone.lru_add(pfn),
+    "withholds a pageblock": lambda zone, pfn: zone.isolate_pageblock(pfn + BLOCK),
+    "gives a pageblock back": lambda zone, pfn: zone.unisolate_pageblock(zone.start_pfn, MIGRATE_MOVABLE),
+    "retypes": lambda zone, pfn: zone.set_block_type(pfn + BLOCK, MIGRATE_UNMOVABLE, move=True),
+    "reserves": lambda zone, pfn: zone.reserve_highatomic(pfn + BLOCK, 0),
+    "gives the reserve back": lambda zone, pfn: zone.unreserve_highatomic(MIGRATE_MOVABLE),
+    "sets marks": lambda zone, pfn: zone.set_watermarks(1, 2, 3),
+    "boosts": lambda zone, pfn: zone.set_watermark_boost(8),
+    "sets reserves": lambda zone, pfn: zone.set_lowmem_reserve([1] * len(zone.lowmem_reserve)),
+}
+
+
+@pytest.mark.interpreted("no exception comes between two instructions")
+@pytest.mark.parametrize("what", OPERATIONS)
+def test_wherever_an_exception_comes_into_a_rare_operation_no_lock_is_held(what: str) -> None:
+    place = 1
+    while True:
+        memory = build()
+        (zone,) = memory.zones
+        pfn = memory.alloc_pages(GFP_KERNEL, 10)
+        assert pfn is not None
+        zone.isolate_pageblock(zone.start_pfn)
+        if not interrupt_at(place, lambda: OPERATIONS[what](zone, pfn)):  # noqa: B023
+            break
+        assert not zone.lock.locked(), place
+        if zone.lock.refusal is None:
+            assert validate(zone).problems == [], place
+        place += 1
+    assert place > 20
 
 
 @pytest.mark.interpreted("no exception comes between two instructions")
