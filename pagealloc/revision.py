@@ -56,6 +56,8 @@ class Revision:
     """The min mark of a zone Movable is 32 to 128 pages (v6.6), else its share of `min_free_kbytes`."""
 
     # mm/page_reporting.c
+    capacity_max: int
+    """Most blocks of one batch (`PAGE_REPORTING_CAPACITY`). A device has just as many, since v7.2 fewer if it likes."""
     report_when_full: bool
     """A full batch is sent at once; else when one more unreported block is met, or at the end of the zone."""
     rotate: bool
@@ -87,6 +89,7 @@ V6_12 = Revision(
     pcp_drains_by_turns=False,
     pcp_remembers_type=False,
     movable_keeps_token=True,
+    capacity_max=32,
     report_when_full=False,
     rotate=True,
     budget=True,

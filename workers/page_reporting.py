@@ -94,7 +94,8 @@ class PageReportingDevice:
     """A device that wants free blocks (`struct page_reporting_dev_info`).
 
     `order` is the smallest order to report, None for the pageblock order (to kernels before 7.1, 0 meant that);
-    `capacity` the entries of one batch.
+    `capacity` the entries of one batch. Kernels have 32 (`Revision.capacity_max`), since 7.2 a device may want fewer;
+    more is ours.
     """
 
     def __init__(

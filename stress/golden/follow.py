@@ -10,6 +10,9 @@ Three things the recording does not say, and are taken from it: a pageblock's ty
 was freed is met again; which pages rested on the sets at the beginning, from those that come out without having gone
 in; and how many more rest there throughout, from the first call of a CPU that shortens its set, which is then not
 judged. A free of many pages is one call: the kernel traces all of them before it goes through them.
+
+A limit that tunes itself (6.7 and later) follows every call, those for single pages, too: a recording with a filter on
+the order agrees less, for the sets hold pages of which it does not tell.
 """
 
 from __future__ import annotations
@@ -86,22 +89,39 @@ class Agreement:
 # -- the recording -----------------------------------------------------------------------------------------
 
 
-def calls_of(events: Iterable[TraceEvent]) -> list[Call]:
-    """Return the calls of users in the order in which they ended. Raises BadInput for a recording with a gap."""
+def calls_of(events: Iterable[TraceEvent], revision: Revision) -> list[Call]:
+    """Return the calls of users in the order in which they ended. Raises BadInput for a recording with a gap.
+
+    A kernel that claims or steals (v6.14, 6.12.y) tells of a page only by `mm_page_alloc_extfrag` when it comes from a
+    whole pageblock or from another type's list. After a claim of less, and in all kernels before,
+    `mm_page_alloc_zone_locked` is there for the same page, too.
+    """
     calls: list[Call] = []
     refills: dict[int, list[Block]] = defaultdict(list)  # by CPU, of the allocation that has not ended
     last: dict[int, Call] = {}  # the last call of each CPU
     past: set[int] = set()
+    given: dict[int, int] = {}  # by CPU, the last page that the zone gave
     for event in events:
         cpu = event.cpu
         if event.name == "lost_events":
             raise BadInput(f"the recording lost {event.number('events')} events of CPU {cpu}, expected all")
         if event.name == "mm_page_alloc_zone_locked":
             block = _block(event)
+            given[cpu] = block[0]
             if event.number("percpu_refill"):
                 refills[cpu].append(block)
             else:
                 past.add(block[0])
+        elif event.name == "mm_page_alloc_extfrag" and revision.claim_then_steal:
+            pfn, order = event.number("pfn"), event.number("alloc_order")
+            if given.get(cpu) == pfn:
+                continue  # a claim of less than a pageblock, told already
+            given[cpu] = pfn
+            # It does not say whether a set asked: an order that sets hold is taken for a refill.
+            if order <= revision.pcp_max_order or order == event.number("pageblock_order"):
+                refills[cpu].append((pfn, order, event.number("alloc_migratetype")))
+            else:
+                past.add(pfn)
         elif event.name == "mm_page_alloc" and event.number("pfn"):
             block = _block(event)
             refill = refills.pop(cpu, [])
@@ -300,6 +320,9 @@ class Follower:
         zone.gives, zone.was_asked = call.zone_events, []
         for given, _, _ in call.zone_events:
             self._forget(given)  # it went back past the sets, when an interrupt met one that was in use
+        rests = self._list_of(call.cpu, block)
+        while rests and zone.block_state(rests[-1]) != ON_PAGE_SET | order:
+            rests.pop()  # the recording has shown it elsewhere: another CPU drains a set between two of its calls
         got = self.sets.alloc(zone, order, migratetype, 0)
         self._judge(call, zone.was_asked, got=got)
         if call.zone_events and not zone.was_asked:  # the kernel's list was empty

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pagealloc.revision import PRESETS
+from pagealloc.revision import DEFAULT, PRESETS
 from stress.errors import BadArgument, BadInput, Verdict
 from stress.formats.ftrace import open_text, read_ftrace
 from stress.formats.procfs import parse_zoneinfo
@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--preset",
-        default="v6.1",
+        default=DEFAULT.name,
         choices=PRESETS,
         metavar="P",
-        help=f"kernel to follow: {', '.join(PRESETS)}",
+        help=f"kernel to follow: {', '.join(PRESETS)} (default: {DEFAULT.name})",
     )
     parser.add_argument(
         "--at-least",
@@ -52,7 +52,7 @@ def command_follow(arguments: argparse.Namespace) -> int:
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{arguments.zoneinfo}: {error}, expected /proc/zoneinfo text") from error
     try:
-        calls = calls_of(read_ftrace(arguments.trace))
+        calls = calls_of(read_ftrace(arguments.trace), PRESETS[arguments.preset])
     except OSError as error:
         raise BadInput(f"{arguments.trace}: {error.strerror}") from error
     agreement = follow(guest, PRESETS[arguments.preset], calls)

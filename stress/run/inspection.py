@@ -62,9 +62,11 @@ class Inspection:
         reach = self._rig.reach
         for zone in self._rig.memory.zones:
             if not reach.holds(zone):
+                needed, size = reach.pages_needed(zone), zone.layout.page_size
                 yield (
-                    f"zone {zone.label} is never reported: a pass needs more than {reach.pages_needed(zone)} free "
-                    f"pages (low watermark + capacity << order), the zone has {zone.managed_pages}"
+                    f"zone {zone.label} is never reported: a pass needs more than {needed} free pages (low watermark + "
+                    f"capacity << order: {needed * size >> 20} MiB), the zone has {zone.managed_pages} "
+                    f"({zone.managed_pages * size >> 20} MiB)"
                 )
 
     def final_checks(self) -> None:

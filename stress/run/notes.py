@@ -18,6 +18,9 @@ KEEPS_BY_NATURE = ("null", "sleep")
 def notes_on_reporting(rig: Rig) -> Iterator[str]:
     """Say how the reporter fared, as far as it did not fare well."""
     stats, host = rig.reporting.stats, rig.host
+    most = rig.memory.revision.capacity_max
+    if rig.params.capacity > most:
+        yield f"batches of up to {rig.params.capacity} blocks are ours: no kernel makes one of more than {most}"
     if not stats.batches:
         yield "nothing was reported"
     elif stats.failed_batches == stats.batches:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pagealloc.revision import V5_7, V6_1, Revision
+from pagealloc.revision import V5_7, V6_1, V6_12, Revision
 from stress.cli import main
 from stress.errors import BadInput
 from stress.formats.ftrace import parse_ftrace, read_ftrace
@@ -44,14 +44,13 @@ def guest() -> list[ZoneCounts]:
 
 @pytest.fixture(scope="module")
 def recorded_calls() -> list[Call]:
-    return calls_of(read_ftrace(TRACE))
+    return calls_of(read_ftrace(TRACE), V6_1)
 
 
-def trace(*events: str) -> list[Call]:
+def trace(*events: str, revision: Revision = V6_1) -> list[Call]:
     """Read events of one task on one CPU, each a second's thousandth after the other."""
-    return calls_of(
-        parse_ftrace(f"t-1 [000] ..... 1.{at:03d}000: mm_page_{event}" for at, event in enumerate(events))
-    )
+    lines = (f"t-1 [000] ..... 1.{at:03d}000: mm_page_{event}" for at, event in enumerate(events))
+    return calls_of(parse_ftrace(lines), revision)
 
 
 def alloc(pfn: int, order: int = 0) -> str:
@@ -64,6 +63,14 @@ def refill(*pfns: int, order: int = 0) -> list[str]:
 
 def free(pfn: int, order: int = 0) -> str:
     return f"free: pfn={pfn:#x} order={order}"
+
+
+def extfrag(pfn: int, order: int = 0, fallback_order: int = 10) -> str:
+    """Say that a page comes from a block of another type."""
+    return (
+        f"alloc_extfrag: pfn={pfn:#x} alloc_order={order} fallback_order={fallback_order} pageblock_order=9 "
+        "alloc_migratetype=1 fallback_migratetype=0 fragmenting=0 change_ownership=1"
+    )
 
 
 def drain(*pfns: int, order: int = 0) -> list[str]:
@@ -119,7 +126,7 @@ def test_a_recording_that_was_altered_is_found_out(guest: list[ZoneCounts]) -> N
     drains = [at for at, event in enumerate(events) if event.name == "mm_page_pcpu_drain"]
     del events[drains[100]], events[refills[100]]
 
-    agreement = follow(guest, V6_1, calls_of(events))
+    agreement = follow(guest, V6_1, calls_of(events, V6_1))
 
     # Either page is missed once, and a page too many or too few on a list is noticed when that ends.
     assert 2 <= len(agreement.differences) < 10
@@ -177,6 +184,37 @@ def test_a_refill_for_an_allocation_that_is_not_traced_is_not_judged() -> None:
     assert (agreement.calls, agreement.agree) == (2, 2)
 
 
+def test_a_page_that_is_claimed_or_stolen_is_part_of_the_refill_in_6_12() -> None:
+    calls = trace(extfrag(8), *refill(9, 10), alloc(8), alloc(9), revision=V6_12)
+
+    assert [call.zone_events for call in calls] == [[(8, 0, 1), (9, 0, 1), (10, 0, 1)], []]
+    assert one_zone(calls, replace(V6_12, pcp_tunes_high=False)).agree == 2
+
+
+def test_a_claim_of_less_than_a_pageblock_is_told_twice_and_counts_once() -> None:
+    calls = trace(*refill(8), extfrag(8, fallback_order=5), *refill(9), alloc(8), revision=V6_12)
+
+    assert [call.zone_events for call in calls] == [[(8, 0, 1), (9, 0, 1)]]
+
+
+def test_a_claim_for_a_block_that_sets_do_not_hold_goes_past_them() -> None:
+    (call,) = trace(extfrag(16, 4), alloc(16, 4), revision=V6_12)
+
+    assert (call.past_the_sets, call.zone_events) == (True, [])
+
+
+def test_a_fallback_before_is_told_by_the_event_that_follows() -> None:
+    (call,) = trace(extfrag(8), *refill(8, 9), alloc(8))
+
+    assert call.zone_events == [(8, 0, 1), (9, 0, 1)]
+
+
+def test_a_recording_that_gives_a_page_twice_differs_and_breaks_nothing() -> None:
+    agreement = one_zone(trace(*refill(8, 9, 9), alloc(8), alloc(9), alloc(9)))
+
+    assert [difference.call.pfns() for difference in agreement.differences] == [[9]]
+
+
 def test_pages_that_were_there_before_count_from_the_beginning() -> None:
     # Ten pages rest there, and the eleventh and twelfth free reach the limit of twelve: three go back, the coldest.
     before = range(20, 30)
@@ -200,7 +238,7 @@ def test_what_rests_there_throughout_is_told_by_the_first_drain_which_is_not_jud
 
 def test_a_recording_with_a_gap_is_refused() -> None:
     with pytest.raises(BadInput, match="lost 7 events of CPU 1, expected all"):
-        calls_of(parse_ftrace(["CPU:1 [LOST 7 EVENTS]"]))
+        calls_of(parse_ftrace(["CPU:1 [LOST 7 EVENTS]"]), V6_1)
 
 
 def test_a_page_of_no_zone_is_bad_input() -> None:

@@ -26,8 +26,18 @@ def test_nothing_is_ever_reported_on_arm64_below_16_gib_and_the_run_says_why(
     assert run(tmp_path, *ARM64, "--delay=0.05") == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "a pass needs more than 262" in words
-    assert "the zone has 16384" in words
+    assert "capacity << order: 16" in words  # GiB and some, in MiB
+    assert "the zone has 16384 (1024 MiB)" in words
     assert "reported 0 blocks" in words
+
+
+@pytest.mark.parametrize(("capacity", "told"), [(32, False), (33, True)])
+def test_a_batch_that_no_kernel_makes_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], capacity: int, told: bool
+) -> None:
+    assert run(tmp_path, f"--capacity={capacity}", "--zones=Normal=64MiB", "--order=2") == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert ("batches of up to 33 blocks are ours: no kernel makes one of more than 32" in words) == told
 
 
 def test_a_smaller_order_reports_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
