@@ -476,6 +476,7 @@ class ShadowZone(ShadowLists):
                     self._list(pfn, order, migratetype, to_tail=True)
             self.reported = set(reported)
             self.told = {(pfn, self.free[pfn]) for pfn in reported if pfn in self.free}
+            self.counts(nr_free_pages, nr_free, nr_reported)
             return
         if list(watermark) != self.watermark:
             self.fail("S16", f"the marks are {list(watermark)}, by the events {self.watermark}")

@@ -15,6 +15,10 @@ A record stands behind all those that it could have seen: the file's order is a 
 Names and fields are the kernel's where it has the event (kmem.h, lock.h); a pfn is a plain number, orders are
 log2 of pages, migratetypes are 0 unmovable, 1 movable, 2 reclaimable, 3 high-atomic, 4 isolated.
 
+What a record says is held against what the others say of the same (`stress/invariants`); `test_verify` alters every
+field. Two kinds are told by nobody else, and are declared as what they are: `Text`, words and figures that somebody
+chose, and `Measured`, a clock's or a look's without a lock, which is held to bounds at most.
+
 A change that an old reader would misread counts `SCHEMA_VERSION` up; `log_begin` has it.
 """
 
@@ -36,13 +40,17 @@ else:
                 cls.tag = kwargs.get("tag")
 
 
+Text = str  # free text
+Given = dict[str, Any]  # free text with names: what a run was told to do, and by which program
+Measured = int  # of this moment, by nobody else: a time, a sum of counts that go on, a look without the lock
+
 SCHEMA_VERSION = 1
 
 
 class Record(Struct, tag_field="event", gc=False, forbid_unknown_fields=True):
     """What every record has."""
 
-    t: int
+    t: Measured
     thread: int
     n: int
 
@@ -64,14 +72,14 @@ class LogBegin(Record, tag="log_begin"):
     """
 
     schema: int
-    params: dict[str, Any]
-    versions: dict[str, Any]
+    params: Given
+    versions: Given
 
 
 class ThreadBegin(Record, tag="thread_begin"):
     """A thread is here for the first time."""
 
-    name: str
+    name: Text
 
 
 class Lost(Record, tag="lost"):
@@ -144,23 +152,23 @@ class LockRelease(ZoneRecord, tag="lock_release"):
     All of the zone's records since the last `lock_release` belong to this hold. `site` is the function that held it.
     """
 
-    wait_ns: int
-    hold_ns: int
-    site: str
+    wait_ns: Measured
+    hold_ns: Measured
+    site: Text
 
 
 class LockContended(Record, tag="lock_contended"):
     """A thread finds a zone lock taken, and begins to wait."""
 
     zone: int
-    site: str
+    site: Text
 
 
 # -- allocating and freeing ------------------------------------------------------------------------------------
 
 
 class MmPageAlloc(Record, tag="mm_page_alloc"):
-    """An allocation returns; `pfn` is -1 if there was no memory."""
+    """An allocation returns; `pfn` is -1 if there was no memory, and `order` then told by nobody else."""
 
     pfn: int
     order: int
@@ -252,7 +260,7 @@ class TryToClaimBlock(ZoneRecord, tag="try_to_claim_block"):
     pfn: int
     migratetype: int
     free_pages: int
-    alike_pages: int
+    alike_pages: Measured
     claimed: bool
 
 
@@ -353,16 +361,19 @@ class PassZone(Record, tag="page_reporting_zone"):
     """A pass comes to a zone, which has `usable` free pages; it is left alone unless that is more than `mark`."""
 
     zone: int
-    usable: int
+    usable: Measured
     mark: int
     visited: bool
 
 
 class Visit(ZoneRecord, tag="page_reporting_visit"):
-    """A pass comes to a free list that is not empty; `nr_free` blocks of this order, all migratetypes together."""
+    """A pass comes to a free list that is not empty; `nr_free` blocks of this order, all migratetypes together.
+
+    It looked at the list without the lock, so a `migratetype` from which nothing is taken is told by nobody else.
+    """
 
     order: int
-    migratetype: int
+    migratetype: Measured
     nr_free: int
 
 
@@ -404,11 +415,11 @@ class ReportBegin(Record, tag="page_reporting_report_begin"):
 
 
 class ReportEnd(Record, tag="page_reporting_report_end"):
-    """The reporter returned, or raised `error`."""
+    """The reporter returned, or raised `error`; which of the two, the blocks tell that are Reported then, or not."""
 
     batch: int
     zone: int
-    error: str | None
+    error: Text | None
 
 
 class HostBegin(Record, tag="host_begin"):
@@ -462,8 +473,8 @@ class GuestReport(Record, tag="guest_report", gc=False):
 
     batch: int
     ranges: list[tuple[int, int]]
-    resident_bytes_before: int
-    resident_bytes_after: int
+    resident_bytes_before: Measured
+    resident_bytes_after: Measured
     answer: str
 
 
@@ -474,7 +485,7 @@ class PhaseBegin(Record, tag="phase_begin"):
     """A phase of the load begins; `changes` are the parameters that differ from the run's own."""
 
     name: str
-    changes: dict[str, Any]
+    changes: Given
 
 
 class PhaseEnd(Record, tag="phase_end"):
@@ -489,18 +500,18 @@ class Sample(Record, tag="sample"):
     `zones` are [free, allocated, on page sets, in flight, reported] pages, by number.
     """
 
-    resident_bytes: int
+    resident_bytes: Measured
     total_bytes: int
-    allocs: int
-    frees: int
-    failed_allocs: int
-    zones: list[tuple[int, int, int, int, int]]
+    allocs: Measured
+    frees: Measured
+    failed_allocs: Measured
+    zones: list[tuple[Measured, Measured, Measured, Measured, Measured]]
 
 
 class Violated(Record, tag="violation"):
     """The run itself saw a broken promise."""
 
-    text: str
+    text: Text
 
 
 class Rest(Record, tag="rest"):

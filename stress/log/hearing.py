@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from stress.invariants import Judge
+from stress.invariants import Agreement, Judge
 from stress.log.files import LogDamage
 
 # A record as the judge takes it: event, thread, and its fields, of which a record made under a zone lock has the zone
@@ -29,6 +29,10 @@ class Hearing:
         self._handlers = {
             event: handler for event, handler in self.judge.handlers.items() if event not in unheard
         }
+        self.agreement = Agreement(self.judge)
+        for event, handler in self.agreement.handlers.items():
+            if event not in unheard:
+                self._handlers[event] = _both(handler, self._handlers.get(event))
 
     def hear(self, records: Iterable[Heard]) -> None:
         """Judge records. Raises Misfit, and passes on the LogDamage of whoever brings them."""
@@ -47,3 +51,14 @@ class Hearing:
         """Raise LogDamage unless the run looked at all its zones in the end."""
         if not self.judge.rested or self.judge.unseen:
             raise LogDamage("the run ended without a last look at its zones")
+
+
+def _both(first: Callable[..., None], then: Callable[..., None] | None) -> Callable[..., None]:
+    if then is None:
+        return first
+
+    def handle(*fields: Any) -> None:
+        first(*fields)
+        then(*fields)
+
+    return handle

@@ -50,7 +50,7 @@ class LogReader:
         self._file = self.files[0]
         self._line = 0
         self._last: dict[int, tuple[int, int]] = {}  # (n, t) by thread
-        self._seq: dict[int, int] = {}
+        self._seq: dict[int, tuple[int, int]] = {}  # (seq, t) by zone
         self._decode = msgspec.json.Decoder(Union[tuple(EVENTS.values())]).decode  # noqa: UP007 - made at run time
 
     @property
@@ -109,12 +109,16 @@ class LogReader:
             )
         self._last[record.thread] = (record.n, record.t)
         if isinstance(record, ZoneRecord):
-            seq = self._seq.get(record.zone, 0)
+            seq, t = self._seq.get(record.zone, (0, 0))
             if record.seq != seq + 1:
                 raise LogDamage(
                     f"{self.where}: zone {record.zone} goes on with record {record.seq}, expected {seq + 1}"
                 )
-            self._seq[record.zone] = record.seq
+            if record.t < t:
+                raise LogDamage(
+                    f"{self.where}: zone {record.zone} goes back in time, from {t} to {record.t} ns"
+                )
+            self._seq[record.zone] = record.seq, record.t
         elif isinstance(record, ThreadBegin | LogBegin | LogEnd | Lost):
             self._check_own(record)
         if self.begin is None and self.records > HEAD_RECORDS:
@@ -125,7 +129,7 @@ class LogReader:
         if isinstance(record, ThreadBegin):
             self.threads[record.thread] = record.name
         elif isinstance(record, LogBegin):
-            if record.schema > SCHEMA_VERSION:
+            if not 1 <= record.schema <= SCHEMA_VERSION:
                 raise BadLog(
                     f"{self._file}: the log is of schema {record.schema}, expected {SCHEMA_VERSION} at most: "
                     "a newer pagealloc reads it"
@@ -141,7 +145,7 @@ class LogReader:
 
     def _check_end(self, end: LogEnd) -> None:
         counted = {str(thread): n for thread, (n, _) in self._last.items()}
-        seqs = {str(zone): seq for zone, seq in self._seq.items()}
+        seqs = {str(zone): seq for zone, (seq, _) in self._seq.items()}
         if end.threads != counted or end.zones != seqs:
             raise LogDamage(f"{self.where}: the last record counts other records than there are")
 

@@ -26,7 +26,7 @@ BROKEN = (
     ("mm_page_free_zone_locked", 3, (16, 3, 1, 16, 3, False), 0, 3),
     ("lock_release", 4, (0, 0, "x"), 0, 4),
 )
-REST = (("rest", 8, (False,)), ("zone_snapshot", 9, SNAPSHOT, 0, 5))
+REST = (("rest", 8, (True,)), ("zone_snapshot", 9, SNAPSHOT, 0, 5))
 
 
 def batch(*records: tuple[object, ...], thread: int = 1) -> live.Batch:
