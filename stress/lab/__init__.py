@@ -18,5 +18,6 @@ answer          from rows to a sentence
 tables          the figures that people see
 page            the answer as a page
 validate        published figures that the lab must meet
+run_log         the ordinary run log of a predicted guest
 command         `stress lab`
 """

@@ -81,6 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep rows.jsonl and report.html there; a sweep goes on from it",
     )
     parser.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="run the first point again and log it there, for verify, analyze, sql and perfetto",
+    )
+    parser.add_argument(
         "--validate",
         action="store_true",
         help="hold the lab against published figures and recorded guests",
@@ -98,6 +104,7 @@ class Study:
     executor: str
     rss: Path | None
     out: Path | None
+    run_dir: Path | None
 
 
 def command_lab(arguments: argparse.Namespace) -> int:
@@ -111,6 +118,10 @@ def command_lab(arguments: argparse.Namespace) -> int:
     points = list(study.grid)
     sweep = Sweep(points, study.out)
     truth = truth_of(points, study.rss)  # before any work: bad input costs no time
+    if study.run_dir is not None:
+        from stress.lab.run_log import write_run_log  # noqa: PLC0415 - only here
+
+        write_run_log(points[0], study.run_dir)
     quiet = arguments.json
     try:
         compute(sweep, study, quiet=quiet)
@@ -201,6 +212,7 @@ def read_study(arguments: argparse.Namespace) -> Study:
         arguments.executor,
         arguments.rss,
         arguments.out,
+        arguments.run_dir,
     )
 
 

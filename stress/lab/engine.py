@@ -17,7 +17,6 @@ from pagealloc.memory import Memory
 from pagealloc.mmzone import MIGRATE_PCPTYPES, MIGRATE_UNMOVABLE
 from pagealloc.pcp import VMSTAT_INTERVAL_S
 from pagealloc.zone import Zone
-from stress.golden.state import load_zone
 from stress.lab.guest import Guest, build_memory, free_blocks, mark_reported
 from stress.lab.host import QUIET, Cost, Host
 from stress.lab.virtual import VirtualSync, VirtualWorkqueue, Wheel
@@ -115,7 +114,8 @@ class Machine:
         self.report_s = 0.0  # spent in report calls
         self.last_free_s = start_s
         self.start_s = start_s
-        self._exact = guest.lists
+        self._exact = bool(guest.lists)
+        self.begin_log: Callable[[Machine], None] = lambda _: None  # told when the start state is complete
         self._scale = scale  # each call stands for so many blocks of the real guest
         self._steps: Iterator[float] = iter(())
         self._next_step_s = inf
@@ -190,35 +190,38 @@ class Machine:
         """Load the driver: from here on there are reports, and a first pass is asked for."""
         self.reporting.register(self.device)
 
-    def register_quietly(self) -> None:
-        """Begin with a driver that was loaded long ago, and that has nothing to do.
+    def register_quietly(self, *, armed_s: float | None = None, reported: bool = True) -> None:
+        """Begin with a driver that was loaded long ago, and has reported every block.
 
-        Exact lists tell which of their blocks it does not know; the host backs those.
+        Not those that exact lists say it does not know, and none if `reported` is False: the host backs them. With
+        `armed_s` a pass is due then: a free of a pageblock at least has asked for it before the run.
         """
         for zone in self.memory.zones:
-            mark_reported(zone, self.order)
-        self.reporting.register(self.device)
-        self.reporting.run_now()  # every block is Reported: it looks, and rests
-        for zone, lists in zip(self.memory.zones, self._exact, strict=False):
-            load_zone(zone, dict(lists))
+            if reported and not self._exact:
+                mark_reported(zone, self.order)
             for pfn, order in free_blocks(zone):
-                if order >= self.order and not zone.is_reported(pfn):
+                if not reported or (self._exact and order >= self.order and not zone.is_reported(pfn)):
                     self.host.back(pfn, 1 << order)
-
-    def arm(self, due_s: float) -> None:
-        """Begin with a pass that is due: it was asked for before the run, by a free of at least one pageblock."""
-        self._forget_one_block()
-        self.workqueue.fire_next_at(due_s)
-        self.reporting.notify()
-
-    def forget_reported(self) -> None:
-        """Begin with free memory that the host backs and was never told of."""
+        if armed_s is not None:
+            self._forget_one_block()
+        self.begin_log(self)
+        # Its first pass looks at no zone, for none has enough. So it takes nothing, whatever the lists say.
+        marks = [list(zone.watermark) for zone in self.memory.zones]
         for zone in self.memory.zones:
-            for order in range(self.order, zone.layout.nr_orders):
-                for migratetype in range(MIGRATE_PCPTYPES):
-                    for index in list(zone.free_list(order, migratetype)):
-                        zone.del_page_from_free_list(index, order)
-                        zone.add_to_free_list_tail(index, order, migratetype)
+            zone.set_watermarks(*[zone.end_pfn] * 3)
+        self.reporting.register(self.device)
+        self.reporting.run_now()
+        for zone, (min_pages, low, high) in zip(self.memory.zones, marks, strict=True):
+            zone.set_watermarks(min_pages, low, high)
+        if armed_s is not None:
+            self.workqueue.fire_next_at(armed_s)
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask for a report on behalf of a free that is not in the model; a log has nothing of it."""
+        trace, self.reporting.trace = self.reporting.trace, None
+        self.reporting.notify()
+        self.reporting.trace = trace
 
     def _forget_one_block(self) -> None:
         """Let the host not know of one free block, the smallest that could have asked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -50,8 +50,13 @@ def predict(point: Options) -> Prediction:
     return Prediction(row_of(point, machines), machines[0].samples, notes)
 
 
-def run_machine(point: Options, number: int = 0) -> tuple[Machine, list[str]]:
-    """Build one guest of a point and let its load pass; returns it with what was assumed."""
+def run_machine(
+    point: Options, number: int = 0, *, begin_log: Callable[[Machine], None] | None = None
+) -> tuple[Machine, list[str]]:
+    """Build one guest of a point and let its load pass; returns it with what was assumed.
+
+    `begin_log` hears when the start state is complete.
+    """
     notes: list[str] = []
     named = parse_load(
         point.load, scale=point.scale, mix=point.mix, slab=point.slab, churn=point.churn, preset=point.preset
@@ -70,10 +75,12 @@ def run_machine(point: Options, number: int = 0) -> tuple[Machine, list[str]]:
         start_s=recording.begin_s if recording is not None else 0.0,
         scale=point.scale,
     )
+    if begin_log is not None:
+        machine.begin_log = begin_log
     if recording is None:
         machine.use(point.used // point.scale >> PAGE_SHIFT)
-        machine.register_quietly()
         assert named.load is not None, "every load but a recording is one"
+        machine.register_quietly(reported=not getattr(named.load, "unreported", False))
         load = named.load
     else:
         load = _replay(machine, recording, point, notes)
@@ -169,16 +176,17 @@ def _replay(machine: Machine, recording: Recording, point: Options, notes: list[
         registered_s = recording.registered_s
 
         def with_driver(machine: Machine) -> Iterator[float]:
+            machine.begin_log(machine)
             yield registered_s
             machine.register()
             yield from replay(machine)
 
         notes.append("the driver was loaded in the recording: before that the host knows of no free block")
         return with_driver
-    machine.register_quietly()
+    armed_s = recording.passes[0].t_s if recording.asked_before() else None
+    machine.register_quietly(armed_s=armed_s)
     notes.append("every free block that could be reported was, when the recording began")
-    if recording.asked_before():
-        machine.arm(recording.passes[0].t_s)
+    if armed_s is not None:
         notes.append("a first pass was asked for before the recording began: its time is the recorded one")
     return replay
 

@@ -114,8 +114,7 @@ class Recording:
 
     def has_calls(self) -> bool:
         """Whether it tells of callers, or of nothing that they could have brought about."""
-        zone_level = any(op.kind in ("take", "return") for op in self.zone_ops)
-        return not zone_level or any(op.kind in ("alloc", "free") for op in self.call_ops)
+        return bool(self.call_ops) or not any(op.kind in ("take", "return") for op in self.zone_ops)
 
     def first_asked_s(self) -> float:
         """Return when a pass was first asked for: by a recorded request, or where those are missing by a free."""

@@ -111,7 +111,7 @@ class Replay:
     def _request(self, op: Op) -> None:
         """Ask for a report, as a recorded free did: in the model it may not have merged as far."""
         if self._machine.order <= op.order:
-            self._machine.reporting.notify()
+            self._machine.ask()
 
     def _note_unseen(self, zone: Zone, pfn: int, order: int) -> None:
         if order >= PAGEBLOCK_ORDER:

@@ -19,13 +19,11 @@ class Idle:
     """A guest that does nothing, with free memory that the host backs and has not been told of."""
 
     span_s: float = SETTLE_S
+    unreported: bool = True
 
     def __call__(self, machine: Machine) -> Iterator[float]:
         yield BEGIN_S
-        for zone in machine.memory.zones:
-            machine.host.back(zone.start_pfn, zone.managed_pages)
-        machine.forget_reported()
-        machine.reporting.notify()
+        machine.ask()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import pytest
 from pagealloc.sync_real import gil_enabled
 from stress.cli import main
 from stress.lab.validate import RECORDED
+from stress.mutants import planted
 
 ROOT = Path(__file__).parents[3]
 BURST = ["lab", "burst:64MiB", "--guest", "512MiB", "--seeds", "2"]
@@ -137,6 +138,50 @@ def test_a_study_is_the_same_words_in_a_file(tmp_path: Path, capsys: pytest.Capt
         'about = "bursts"\nload = "burst:64MiB"\n[guest]\nguest = "512MiB"\n[grid]\norder = [0, 9]\ndelay = [0.25, 2]\n'
     )
     assert rows_of(capsys, "lab", str(study), "--seeds", "2")["rows"] == rows_of(capsys, *SWEEP)["rows"]
+
+
+RECORDED_GUEST = [
+    *("lab", f"trace:{RECORDED / 'v6.12-cap2.txt.gz'}"),
+    *("--state", str(RECORDED / "v6.12-state1.txt.gz")),
+]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*BURST, "--order", "0"],
+        ["lab", "idle", "--guest", "512MiB"],
+        ["lab", "burst:64MiB", "--guest", "512MiB", "--policy", "quiet:5"],
+        RECORDED_GUEST,
+        [*RECORDED_GUEST, "--level", "calls"],
+    ],
+    ids=["order 0", "idle", "quiet", "zone", "calls"],
+)
+def test_the_log_of_a_predicted_guest_is_judged_as_any_other(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("msgspec")
+    rows_of(capsys, *words, "--seeds", "1", "--run-dir", str(tmp_path))
+    assert json.loads((tmp_path / "summary.json").read_text())["verdict"] == "SUCCESS"
+    assert main(["verify", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("SUCCESS")
+
+
+def test_the_judge_of_a_predicted_guest_sees_a_planted_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("msgspec")
+    with planted("M-6"):  # pieces of a split block are Reported because the whole was
+        rows_of(capsys, *RECORDED_GUEST, "--run-dir", str(tmp_path))
+    assert json.loads((tmp_path / "summary.json").read_text())["verdict"] == "FAILURE"
+    assert main(["verify", str(tmp_path)]) == 1
+
+
+def test_a_folder_that_holds_something_is_no_run_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("")
+    assert "is not empty" in refusal(capsys, *BURST, "--run-dir", str(tmp_path))
 
 
 # -- engines -------------------------------------------------------------------------------------------
