@@ -38,6 +38,12 @@ def reported_pfns(zone: Zone) -> list[int]:
     return [zone.base_pfn + match.start() for match in BEARS_REPORTED.finditer(zone.state)]
 
 
+def reported_blocks(zone: Zone) -> list[tuple[int, int]]:
+    """Return (pfn, order) of the free blocks that bear Reported, rising."""
+    base_pfn = zone.base_pfn
+    return [(pfn, zone.state[pfn - base_pfn] & ORDER_MASK) for pfn in reported_pfns(zone)]
+
+
 def blocks_in_use(zone: Zone) -> Iterator[tuple[int, int, str]]:
     """Yield (pfn, order, kind) of each block that is on no free list; a kind is a value of `KINDS`."""
     state = zone.state

@@ -1,8 +1,8 @@
 """Free page reporting: telling the host which free blocks it may take back (`mm/page_reporting.c`).
 
-A free that leaves a block of `page_reporting_order` or more on a list asks for a report. The request arms a
-delayed work; two seconds later, with whatever was freed meanwhile, the work makes one *pass* over all
-zones. For each list it goes through four phases:
+A free that leaves a block of `page_reporting_order` or more on a list asks for a report. The request arms a delayed
+work; two seconds later, with whatever was freed meanwhile, the work makes one *pass* over all zones. For each
+list it goes through four phases:
 
 *fill*    under the zone lock, blocks that are not Reported are isolated from the list into a scatterlist;
 *report*  the zone lock is **dropped** and the device's reporter gets the full scatterlist. It may sleep. The
@@ -11,8 +11,7 @@ zones. For each list it goes through four phases:
           is *now*. Unless it merged on the way, and if the reporter did not fail, it becomes Reported;
 *idle*    when the pass is over and nobody asked meanwhile.
 
-What was known before the lock was dropped is not known after it. Each place that relies on a fresh look
-says so.
+What was known before the lock was dropped is not known after it. Each place that relies on a fresh look says so.
 
 The state of a device is IDLE (nothing armed), REQUESTED (a pass is wanted) or ACTIVE (a pass runs):
 
@@ -188,8 +187,9 @@ class PageReporting:
         self.delay_s = delay_s
         self.policy = policy if policy is not None else ReportingPolicy()
         self.policy.attach(proxy(self))  # the two must not keep each other alive
-        # A policy that takes whatever it finds is not asked about every block.
+        # A policy that takes whatever it finds is not asked about every block, or told of it.
         self._chooses = type(self.policy).take is not ReportingPolicy.take
+        self._tells = type(self.policy).reported is not ReportingPolicy.reported
         self.stats = PageReportingStats()
         self.flight: Flight | None = None
         self._sync = sync
@@ -213,8 +213,8 @@ class PageReporting:
     def register(self, device: PageReportingDevice) -> int:
         """Make `device` the one that gets reports, and ask for a first pass; returns its effective order.
 
-        Blocks that an earlier device was told about stay Reported: this one does not hear of them.
-        Raises DeviceBusy when there is a device already, or one that is still leaving, and WorkerDied.
+        Blocks that an earlier device was told about stay Reported: this one does not hear of them. Raises DeviceBusy
+        when there is a device already, or one that is still leaving, and WorkerDied.
         """
         self._workqueue.check()
         self._mutex.acquire()
@@ -231,6 +231,7 @@ class PageReporting:
             for zone in self.zones:  # the static key: from here on frees of this order notify
                 zone.page_reporting_notify = self._listener(zone)
                 zone.page_reporting_order = order
+            self.policy.registered(order)
             self._tell("page_reporting_registered", device.name)
             return order
         finally:
@@ -394,9 +395,8 @@ class PageReporting:
     def process_zone(self, registration: Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
         """Report the zone's blocks from the smallest order up; returns the reporter's error, if any.
 
-        A zone is skipped unless a whole batch of the smallest order can be in flight while more than the
-        low watermark stays: reporting must not make an allocation fail. The scatterlist is empty on entry
-        and on return (S15).
+        A zone is skipped unless a whole batch of the smallest order can be in flight while more than the low watermark
+        stays: reporting must not make an allocation fail. The scatterlist is empty on entry and on return (S15).
         """
         watermark = zone.low_wmark_pages() + (registration.capacity << registration.order)
         usable_pages = zone.usable_pages()  # looked at once, without the lock
@@ -485,13 +485,15 @@ class PageReporting:
     def drain(self, zone: Zone, sgl: Scatterlist, *, reported: bool) -> None:
         """Put every block of the scatterlist back, and flag those that the host knows and that did not merge.
 
-        Runs under the zone lock from the first putback to the last flag: an allocation in between would
-        take a page that is flagged a moment later (S1).
+        Runs under the zone lock from the first putback to the last flag: an allocation in between would take a page
+        that is flagged a moment later (S1).
         """
         for pfn, order in sgl.batch():
             # Read now: the pageblock may have been retagged while its page was in flight (S20).
             migratetype = zone.pageblock_migratetype(pfn)
             zone.putback_isolated_page(pfn, order, migratetype)
+            if reported and self._tells:
+                self.policy.reported(zone, pfn, order)
             # A neighbour freed meanwhile has merged with it: the whole was never reported (S14).
             if reported and zone.page_is_buddy(pfn, order):
                 zone.set_reported(pfn)
@@ -516,8 +518,7 @@ class PageReporting:
         except SystemExit as raised:
             error = PageReportingError(f"the reporter called sys.exit: {describe_error(raised)}")
         except BaseException as raised:
-            # Not a failure of the device but the end of this thread, when the pass has put everything back.
-            self._ending = raised
+            self._ending = raised  # no failure of the device but the end of this thread, when all is put back
             error = PageReportingError(f"the reporter ends the worker: {describe_error(raised)}")
         finally:
             self.flight = None

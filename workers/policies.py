@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from math import floor, inf
 
 from pagealloc.errors import PageAllocError
+from pagealloc.inventory import reported_blocks
 from pagealloc.zone import Zone
 from workers.policy import SKIP, STOP, TAKE, Core, ReportingPolicy
 
@@ -96,6 +97,51 @@ class QuietRegion(Patient):
 
     def _regions(self, pfn: int, order: int) -> range:
         return range(pfn >> self._region_order, (pfn + (1 << order) - 1 >> self._region_order) + 1)
+
+
+class KeepOnSplit(ReportingPolicy):
+    """Reports no piece of a block that was reported as a whole, and of which another piece was allocated since.
+
+    The kernel takes the flag off what is left of a split block, and reports it once more, though nobody has touched it.
+    A flag of the kernel's means that the device was told of exactly this block, so the pieces do not get it back: they
+    are left out, until a free makes something larger of them. A piece that is left out is one that the host has not.
+    """
+
+    def attach(self, reporting: Core) -> None:
+        super().attach(reporting)
+        self._order = 0
+        self._told = (
+            bytearray()
+        )  # for each block of the reported order: 1 if the device has it, whoever owns it
+
+    def registered(self, order: int) -> None:
+        zones = self.reporting.zones
+        self._order = order
+        self._told = bytearray((max(zone.end_pfn for zone in zones) >> order) + 1)
+        for zone in zones:
+            with zone.lock:  # frees are heard already: what they say comes before, or after
+                for pfn, of_order in reported_blocks(zone):
+                    self.reported(zone, pfn, of_order)
+
+    def reported(self, zone: Zone, pfn: int, order: int) -> None:
+        self._note(pfn, order, b"\1")
+
+    def freed(self, zone: Zone, pfn: int, order: int) -> None:
+        self._note(pfn, order, b"\0")
+
+    def _note(self, pfn: int, order: int, told: bytes) -> None:
+        count = 1 << order - self._order
+        at = pfn >> self._order
+        if self._told:
+            self._told[at : at + count] = told * count
+
+    def knows(self, pfn: int, order: int) -> bool:
+        """Whether the device was told of all of a free block, and nobody has had any of it since."""
+        at = pfn >> self._order
+        return bool(self._told) and self._told.find(0, at, at + (1 << order - self._order)) < 0
+
+    def take(self, zone: Zone, pfn: int, order: int) -> int:
+        return SKIP if self.knows(pfn, order) else TAKE
 
 
 class Quota(ReportingPolicy):
@@ -291,6 +337,7 @@ POLICIES: Mapping[str, tuple[Callable[[str], ReportingPolicy], str]] = {
     "share": (lambda text: CpuShare(min(100.0, _number(text))), "PERCENT"),
     "fixed": (lambda text: FixedDelay(_number(text)), "SECONDS"),
     "flush": (lambda _: FlushOnDemand(), ""),
+    "keep-on-split": (lambda _: KeepOnSplit(), ""),
 }
 
 

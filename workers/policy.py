@@ -7,9 +7,9 @@ takes what it finds, and rests until somebody frees. A policy of your own overri
         def delay_s(self, cause):
             return 10.0
 
-Everything here is asked once a pass, once a list or once a candidate, never by an allocation; `freed` is told of the
-frees that ask for a report anyway, and only if it is overridden. A policy that skips or stops must ask again
-(`end_pass`), or what it left is forgotten until the next free (L1).
+Everything here is asked once a pass, once a list or once a candidate, never by an allocation. `freed` is told of the
+frees that ask for a report anyway, and `reported` of each block that was, and only if they are overridden. A policy
+that skips or stops must ask again (`end_pass`), or what it left is forgotten until the next free (L1).
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class ReportingPolicy:
         """Return the seconds from a "request", or from a pass that was asked "again", to the pass; None for never."""
         return self.reporting.delay_s
 
+    def registered(self, order: int) -> None:
+        """Hear that a device has come, and which order it settled; frees are heard from before that on."""
+
     def begin_pass(self, now_s: float) -> None:
         """Hear that a pass begins."""
 
@@ -69,6 +72,9 @@ class ReportingPolicy:
     def take(self, zone: Zone, pfn: int, order: int) -> int:
         """Say what to do with an unreported block: TAKE it, SKIP it, or STOP with its list. Under the zone lock."""
         return TAKE
+
+    def reported(self, zone: Zone, pfn: int, order: int) -> None:
+        """Hear of a block that the device has taken, when it was put back. Under the zone lock."""
 
     def end_pass(self, now_s: float) -> float | None:
         """Hear that a pass ends; return after how many seconds to look again though nobody asks, or None."""

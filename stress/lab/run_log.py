@@ -61,9 +61,12 @@ def write_run_log(point: Options, folder: Path) -> Summary:
     fill(summary, machine)
     summary.notes += notes
     assert directory.recorder is not None, "a log was asked for"
-    # At rest: nobody asked, and nobody is asked again. Other policies than the kernel's may leave what they like.
-    settled = machine.workqueue.next_deadline() is None and point.policy == "kernel"
-    directory.recorder.trace("rest", settled)
+    if point.policy == "kernel" or not machine.reporting.policy.unreported_pages():
+        directory.recorder.trace("rest", machine.workqueue.next_deadline() is None)
+    else:
+        summary.notes.append(
+            "the policy has left blocks unreported: the log ends without a judgement of what is left"
+        )
     for zone in machine.memory.zones:
         if zone.trace is not None:
             snapshot_zone(zone, zone.trace)

@@ -8,11 +8,14 @@ import pytest
 
 from pagealloc import Layout, Memory
 from pagealloc.memory import ZoneSpec
+from pagealloc.zone import Zone
+from stress.cli import main
 from stress.lab.engine import Machine, Setting
 from stress.lab.guest import Guest
 from stress.lab.virtual import Wheel
 from workers import reporting
-from workers.policies import POLICIES, Decay, PolicyError, Quota, load_policy, smootherstep
+from workers.page_reporting import Batch
+from workers.policies import POLICIES, Decay, KeepOnSplit, PolicyError, Quota, load_policy, smootherstep
 from workers.policy import SKIP, TAKE, ReportingPolicy
 from workers.reporters import Null
 
@@ -164,6 +167,65 @@ def test_a_share_of_the_cpu_sleeps_in_proportion_and_retains_a_tenth() -> None:
     worked_s = machine.report_s
     spent_s = machine.passes[-1].end_s - 3.0
     assert worked_s <= 0.011 * spent_s + 0.001
+
+
+@pytest.mark.parametrize(("policy", "again_mib"), [("kernel", 4 - 2), ("keep-on-split", 0)])
+def test_what_is_left_of_a_split_block_is_not_reported_again(policy: str, again_mib: int) -> None:
+    machine = machine_with(policy, order=9)
+
+    def load(machine: Machine) -> Iterator[float]:
+        yield 0.5
+        machine.alloc(9)  # of a block of 4 MiB: its other half stays free
+        yield 1.0
+        machine.reporting.notify()
+
+    machine.run(load, 10.0)
+    assert sum(each.pages for each in machine.passes) == again_mib * MIB
+
+
+def test_a_piece_that_was_used_is_reported_with_all_that_it_merged_with() -> None:
+    machine = machine_with("keep-on-split", order=9)
+
+    def load(machine: Machine) -> Iterator[float]:
+        yield 0.5
+        pfns = [machine.alloc(9), machine.alloc(0)]
+        yield 1.0
+        machine.reporting.notify()
+        yield 5.0
+        for pfn, order in zip(pfns, (9, 0), strict=True):
+            assert pfn is not None
+            machine.free(pfn, order)
+
+    machine.run(load, 20.0)
+    assert [(each.blocks, each.pages // MIB) for each in machine.passes] == [(0, 0), (1, 4)]
+    assert machine.host.resident_pages == 0
+
+
+def test_a_block_that_the_device_refused_is_not_known_to_it() -> None:
+    machine = machine_with("keep-on-split", order=9)
+    take = machine.report
+    refused: list[Batch] = []
+
+    def report(zone: Zone, batch: Batch) -> None:
+        if not refused:
+            refused.append(batch)
+            raise OSError("not now")
+        take(zone, batch)
+
+    machine.report = report  # type: ignore[method-assign]
+    burst(machine, nr_blocks=2, touch_s=10.0)
+    assert len(refused) == 1
+    assert machine.host.resident_pages == 0
+
+
+def test_the_search_finds_a_piece_that_is_left_out_though_it_was_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("greenlet")
+    search = ["explore", "pieces-of-what-was-given-back-stay-there", "--executions", "400", "--jobs", "1"]
+    assert main(search) == 0
+    monkeypatch.setattr(KeepOnSplit, "freed", lambda *_: None)
+    assert main(search) == 1
 
 
 def test_a_fixed_delay_has_no_timer_and_waits_for_the_next_free() -> None:

@@ -14,6 +14,7 @@ from workers.policies import (
     Decay,
     FixedDelay,
     FlushOnDemand,
+    KeepOnSplit,
     MinimumAge,
     QuietRegion,
 )
@@ -76,6 +77,33 @@ def a_share_of_the_cpu_is_enough(kit: Kit) -> None:
         "L2",
         lambda: f"{left} pages are left unreported, with {used} in use: more than a tenth",
     )
+
+
+@scenario
+def pieces_of_what_was_given_back_stay_there(kit: Kit) -> None:
+    """Split reported blocks while others are freed: what is left out must be known to the device, page for page."""
+    policy = KeepOnSplit()
+    kit.build(("Normal", 64), capacity=2, policy=policy)
+    kit.start()
+    kit.sync.await_idle()
+    touched: set[int] = set()
+
+    def take(order: int) -> int:
+        pfn = kit.alloc(order)
+        touched.update(range(pfn, pfn + (1 << order)) if pfn >= 0 else ())
+        return pfn
+
+    kit.spawn("take and free", lambda: kit.free(take(3), 3))
+    kit.spawn("take a little", lambda: take(0), lambda: kit.free(take(0), 0))
+    kit.rest(all_reported=False)
+    left = [
+        (pfn, order)
+        for zone in kit.zones
+        for order in range(zone.layout.pageblock_order, zone.layout.nr_orders)
+        for pfn in zone.list_pfns(order, 1)
+        if not zone.is_reported(pfn) and not touched.isdisjoint(range(pfn, pfn + (1 << order)))
+    ]
+    kit.expect(not left, "L2", lambda: f"{left} were used and freed since, and nobody will report them")
 
 
 @scenario
