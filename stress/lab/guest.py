@@ -7,6 +7,7 @@ beside a free buddy, in an order that the seed draws.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from pagealloc.watermark import default_min_free_kbytes, setup_per_zone_wmarks
 from pagealloc.zone import Zone
 from stress.errors import BadInput
 from stress.golden.state import load_zone
-from stress.lab.placement import Placement, shuffle
+from stress.lab.placement import Placement
 from stress.lab.proc_state import ProcState
 from stress.lab.virtual import VirtualSync
 
@@ -167,8 +168,7 @@ def fill_page_sets(
     """
     for zone in memory.zones:
         told = state.zones[zone.name].page_sets if zone.name in state.zones else []
-        used = list(used_pages(zone)) if any(each.count for each in told) else []
-        shuffle(used, rng)
+        used = draw_used_pages(zone, sum(each.count for each in told), rng)
         for cpu, on_cpu in enumerate(told):
             sync.cpu = cpu
             page_sets.drain_local()  # a CPU's lists are made when they are first used
@@ -180,13 +180,23 @@ def fill_page_sets(
     sync.cpu = 0
 
 
-def used_pages(zone: Zone) -> Iterator[int]:
-    """Yield the pfns of the zone's pages that are in use, each for itself."""
-    pfn = zone.start_pfn
-    for free, order in sorted(free_blocks(zone)):
-        yield from range(pfn, free)
+def draw_used_pages(zone: Zone, count: int, rng: Rng) -> list[int]:
+    """Draw the pfns of so many different pages of the zone that are in use, or of all that there are."""
+    ends: list[int] = []  # pages in use up to the end of each range of them
+    begins: list[int] = []  # of the ranges
+    pfn, used = zone.start_pfn, 0
+    for free, order in [*sorted(free_blocks(zone)), (zone.end_pfn, 0)] if count else ():
+        if free > pfn:
+            used += free - pfn
+            begins.append(pfn)
+            ends.append(used)
         pfn = free + (1 << order)
-    yield from range(pfn, zone.end_pfn)
+    drawn: dict[int, None] = {}  # in their order
+    while len(drawn) < min(count, used):
+        number = rng.choose(used)
+        at = bisect_right(ends, number)
+        drawn[begins[at] + number - (ends[at - 1] if at else 0)] = None
+    return list(drawn)
 
 
 def mark_reported(zone: Zone, order: int) -> None:

@@ -127,17 +127,7 @@ class Replay:
             self.strange += 1
             return
         zone, pageblock = self._unseen.pop(0)
-        pfn, end = pageblock, pageblock + (1 << PAGEBLOCK_ORDER)
-        while pfn < end:
-            free_order = next(
-                (order for order in range(PAGEBLOCK_ORDER) if zone.page_is_buddy(pfn, order)), None
-            )
-            if free_order is None:
-                zone.claim_range(pfn, 0)
-                zone.free_pages_ok(pfn, 0)
-                pfn += 1
-            else:
-                pfn += 1 << free_order
+        _free_used(zone, pageblock, PAGEBLOCK_ORDER)
         self._machine.last_free_s = op.t_s
 
     def _allocate_unseen(self, count: int) -> None:
@@ -178,6 +168,20 @@ class Replay:
         except BadPage:
             self._memory.zone_of(pfn).claim_range(pfn, op.order)
             self._machine.free(pfn, op.order)
+
+
+def _free_used(zone: Zone, pfn: int, order: int) -> None:
+    """Free what is in use of a range, in blocks as large as there are."""
+    if zone.page_is_buddy(pfn, order):
+        return
+    try:
+        zone.claim_range(pfn, order)
+    except BadPage:
+        if order:
+            _free_used(zone, pfn, order - 1)
+            _free_used(zone, pfn + (1 << order - 1), order - 1)
+    else:
+        zone.free_pages_ok(pfn, order)
 
 
 def _bursts(times_s: list[float]) -> dict[float, int]:
