@@ -450,7 +450,8 @@ class Zone(Marks):
             for block in range(index, index + (1 << order) - 1, self.layout.pageblock_nr_pages):
                 if self.get_pageblock_migratetype(block) >= MIGRATE_PCPTYPES:
                     continue
-                if self.revision.list_type_is_block_type:
+                # Of a pageblock that is in flight as a whole nothing is left to move, and its walk is long.
+                if self.revision.list_type_is_block_type and order < self.layout.pageblock_order:
                     self.move_freepages_block(block, MIGRATE_MOVABLE)
                 else:
                     self.set_pageblock_migratetype(block, MIGRATE_MOVABLE)

@@ -21,8 +21,7 @@ from typing import NamedTuple
 from pagealloc.mmzone import MIGRATE_MOVABLE, PAGE_SHIFT
 from pagealloc.revision import Revision
 from stress.errors import BadInput
-from stress.formats.ftrace import TraceEvent, read_ftrace
-from stress.lab.proc_state import read_text
+from stress.formats.ftrace import TraceEvent, open_text, read_ftrace
 
 KMEM_EVENTS = (
     "mm_page_alloc_zone_locked",
@@ -178,7 +177,9 @@ def read_recording(path: Path, revision: Revision) -> Recording:
 
 def _check_whole(path: Path) -> None:
     """Complain of a ring buffer that ran over: its head says how many events were written, and how many are left."""
-    head = re.search(r"entries-in-buffer/entries-written: (\d+)/(\d+)", read_text(path)[:HEAD_CHARACTERS])
+    with open_text(path) as file:
+        text = file.read(HEAD_CHARACTERS)
+    head = re.search(r"entries-in-buffer/entries-written: (\d+)/(\d+)", text)
     if head is not None and (lost := int(head[2]) - int(head[1])) > 0:
         raise BadRecording(
             f"{path}: {lost} events were lost, overwritten by later ones: expected a recording with a larger buffer "

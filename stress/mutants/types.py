@@ -109,7 +109,7 @@ TYPES = {
                 Zone,
                 "isolate_free_page",
                 """
-                - if self.revision.list_type_is_block_type:
+                - if self.revision.list_type_is_block_type and order < self.layout.pageblock_order:
                 -     self.move_freepages_block(block, MIGRATE_MOVABLE)
                 - else:
                 -     self.set_pageblock_migratetype(block, MIGRATE_MOVABLE)
