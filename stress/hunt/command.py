@@ -22,9 +22,11 @@ from pagealloc.sync_real import RealSync
 from stress.errors import BadArgument, Verdict, one_line
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.pool import SEARCH_EXECUTORS, open_executor, own_program, refuse_threads
+from stress.search import replay
 from stress.search.explore import Failure
 from stress.search.jobs import STRATEGIES, Job, run_job, save, tracked
 from stress.search.scenarios import SCENARIOS
+from stress.search.story import last_step
 from stress.system.files import check_writable, temporary_folder
 from stress.system.leaving import owed
 
@@ -32,6 +34,7 @@ WORLDS = ("controlled", "real")
 # Enough churn at the reporting order for plain stress to have its chance; small, so that many runs fit.
 REAL_WORLD = ("--zones", "DMA32=64MiB,Normal=96MiB", "--order", "5", "--capacity", "8", "--delay", "0.02")
 REAL_PATIENCE_S = 15.0
+SENTENCE_MAX = 300  # characters of what a story says
 SECONDS_MAX = 1e6
 # A mutant is looked for in every scenario with few executions first: most faults show at once somewhere, and half
 # of those with the very first. Every preset has its turn before many executions have, for faults that only matter
@@ -95,6 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--executor", default="processes", metavar="E", help=SEARCH_EXECUTORS)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--stories", action="store_true", help="print a table of what each story says, for a document"
+    )
     parser.add_argument("--save", type=Path, metavar="DIR", help="keep a replay file of each")
 
 
@@ -192,6 +198,8 @@ def command_mutants(arguments: argparse.Namespace) -> int:
     verdict = Verdict.of(failed=any(one.found_by is None for one in hunts))
     if arguments.json:
         print(json.dumps(_mutants_json(hunts)))
+    elif arguments.stories:
+        print("\n".join(stories(hunts)))
     else:
         _print_mutants(hunts, verdict)
     if arguments.save is not None:
@@ -200,6 +208,17 @@ def command_mutants(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print(f"{len(kept)} replay files in {arguments.save}")
     return verdict.exit_status
+
+
+def stories(hunts: Iterable[Hunt]) -> list[str]:
+    """Return a table in Markdown: where each fault is found, the sentence of its story, and the step before it."""
+    lines = ["| fault | in | the story says | last step on it |", "| --- | --- | --- | --- |"]
+    for one in hunts:
+        if one.failure is not None:
+            said = f"{one.failure.invariant}: {one_line(one.failure.text, SENTENCE_MAX)}"
+            cells = (one.id, one.failure.scenario, said, last_step(replay.execute(one.failure)) or "none")
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
 
 
 def _hunt_all(arguments: argparse.Namespace, names: list[str]) -> list[Hunt]:

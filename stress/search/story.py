@@ -104,17 +104,34 @@ def schedule_table(log: list[LogEntry], world: World, failure: Violation | None 
 # Invariants that are about a device's work and its state, whatever their text names.
 OF_WORKS = frozenset({"S22", "S23", "L1", "L2", "L3", "L5", "deadlock"})
 WORK_WORDS = ("page_reporting_process", "state of ", "workqueue ")
+# Those that are about who holds a zone's lock, and how the lock is called.
+OF_LOCKS = frozenset({"S9", "lockdep"})
+LOCK_WORD = "zone->lock "
 
 
 def _is_about(failure: Violation | None, entry: LogEntry) -> bool:
     """Whether a step operates on what the violated invariant is about."""
     if failure is None:
         return False
+    if failure.invariant in OF_LOCKS and entry.subject.startswith(LOCK_WORD):
+        return True
     if entry.kind == "page":
         return any(entry.pfn <= frame < entry.pfn + (1 << entry.order) for frame in frames_of(failure.text))
     if failure.invariant in OF_WORKS and entry.subject.startswith(WORK_WORDS):
         return True
     return bool(entry.subject) and entry.subject in failure.text
+
+
+def last_step(world: World) -> str:
+    """Say what was done last, before it failed, to what the violated invariant is about; "" for nothing."""
+    failure, log = world.failure, world.log
+    assert isinstance(failure, Violation)
+    assert log is not None
+    for entry in reversed(log):
+        if entry.kind != "switch" and _is_about(failure, entry):
+            of = f"pfn {entry.pfn:#x} order {entry.order}" if entry.kind == "page" else entry.subject
+            return f"{world.tasks[entry.task].name} {entry.text} {of}"
+    return ""
 
 
 def _cell(turn: Turn, failure: Violation | None = None, *, boot: bool) -> Text:

@@ -24,7 +24,7 @@ from stress.search import replay
 from stress.search.explore import Program, Result, explore, program
 from stress.search.kit import Kit
 from stress.search.scenarios import SCENARIOS
-from stress.search.story import TURNS_SHOWN, schedule_table, turns, write_perfetto
+from stress.search.story import TURNS_SHOWN, last_step, schedule_table, turns, write_perfetto
 
 
 def search(scenario: str, mutant: str | None = None, executions: int = 300, preset: str = "v6.1") -> Result:
@@ -55,6 +55,13 @@ def test_a_story_tells_works_by_name_and_folds_nothing_that_the_invariant_is_abo
     told = console.file.getvalue()  # type: ignore[attr-defined]
     for words in ("disarms and bars", "queues", "begins", "ends"):
         assert f"{words} page_reporting_process host" in told
+
+
+def test_a_story_about_a_lock_shows_who_took_it() -> None:
+    failure = search("free-the-buddy", "M-10").failure
+    assert failure is not None
+    assert failure.invariant == "S9"
+    assert last_step(replay.execute(failure)) == "worker acquire zone->lock Normal"
 
 
 LOOK = "free-while-the-lists-look-empty"
