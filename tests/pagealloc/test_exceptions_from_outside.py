@@ -68,6 +68,7 @@ class Load:
         return False
 
 
+@pytest.mark.interpreted("no exception comes between two instructions")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -121,6 +122,7 @@ def test_a_thread_that_ends_on_a_torn_zone_says_nothing_of_its_own() -> None:
         memory.alloc_pages(GFP_KERNEL)
 
 
+@pytest.mark.interpreted("no exception comes between two instructions")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings(
@@ -154,6 +156,7 @@ def test_an_exception_from_another_thread_leaves_no_lock_held_and_no_unmarked_te
     print(f"{COUNT} exceptions from another thread {kind}: {torn} torn zones, all marked")
 
 
+@pytest.mark.interpreted("memory that is at its end ends the process")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(3600)

@@ -78,6 +78,7 @@ def test_a_request_sees_the_marks_of_today() -> None:
     assert zone.nr_free_pages >= 120, f"{taken} pages were taken, below the min mark"
 
 
+@pytest.mark.interpreted("no method is replaced")
 def test_marks_that_are_rebound_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def rebinds(zone: Zone) -> None:
         zone.fast_marks = [zone.low_wmark_pages() + reserve for reserve in zone.lowmem_reserve]

@@ -71,7 +71,7 @@ def memory_state(memory: Memory) -> list[object]:
     state: list[object] = [zone_state(zone) for zone in memory.zones]
     if memory.page_sets is not None:
         state += [
-            {name: copy.deepcopy(getattr(pcp, name)) for name in fields_of(type(pcp))}
+            {name: copy.deepcopy(getattr(pcp, name)) for name in fields_of(type(pcp)) - _NOT_STATE}
             for of_cpu in memory.page_sets._sets
             for pcp in of_cpu
         ]
