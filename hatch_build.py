@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ SWITCH = "PAGEALLOC_COMPILE"
 PACKAGE = "pagealloc"
 INTERPRETED = {"__init__.py", "errors.py", "ram.py", "sync_real.py"}
 # mypy is mypyc; setuptools runs the compiler.
-NEEDS = ["mypy>=1.19", "setuptools>=77"]
+# A newer mypy has parts in Rust with no wheel for free-threaded builds.
+MYPY = "mypy>=1.19,<1.20" if sysconfig.get_config_var("Py_GIL_DISABLED") else "mypy>=1.19"
+NEEDS = [MYPY, "setuptools>=77"]
 
 
 class CompiledBuild(BuildHookInterface):  # type: ignore[type-arg, misc, unused-ignore]
