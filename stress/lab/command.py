@@ -88,8 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--validate",
-        action="store_true",
-        help="hold the lab against published figures and recorded guests",
+        nargs="?",
+        const="quick",
+        choices=["quick", "full"],
+        help="hold the lab against published figures and recorded guests; full: a build of clang, too",
     )
 
 
@@ -112,7 +114,7 @@ def command_lab(arguments: argparse.Namespace) -> int:
     if arguments.validate:
         from stress.lab.validate import command_validate  # noqa: PLC0415 - needs recorded cases, and only here
 
-        status: int = command_validate(as_json=arguments.json)
+        status: int = command_validate(full=arguments.validate == "full", as_json=arguments.json)
         return status
     study = read_study(arguments)
     points = list(study.grid)

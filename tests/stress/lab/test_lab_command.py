@@ -14,7 +14,7 @@ import pytest
 
 from pagealloc.sync_real import gil_enabled
 from stress.cli import main
-from stress.lab.validate import RECORDED
+from stress.lab.validate import RECORDED, builds
 from stress.mutants import planted
 
 ROOT = Path(__file__).parents[3]
@@ -307,6 +307,21 @@ def test_an_unreachable_cluster_is_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
     assert "no cluster at tcp://127.0.0.1:9" in done.stderr
+
+
+def test_a_build_is_judged_where_its_curve_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PAGEALLOC_LAB", raising=False)
+    assert "PAGEALLOC_LAB is not set" in refusal(capsys, "lab", "--validate=full")
+    monkeypatch.setenv("PAGEALLOC_LAB", str(tmp_path))
+    assert "clang_load_curve.csv: No such file" in refusal(capsys, "lab", "--validate=full")
+
+    curve = "".join(f"{t_s},{4000 + t_s % 300}\n" for t_s in range(0, 120, 2))
+    (tmp_path / "clang_load_curve.csv").write_text("t_s,used_mib\n" + curve)
+    figures = list(builds())
+    assert len(figures) == 8
+    assert not figures[-1].passed  # another load than the one that was measured is noticed
 
 
 def test_a_truncated_pagetypeinfo_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
