@@ -1,7 +1,8 @@
-"""M-65 .. M-74: what shows only when all is quiet, or beside somebody else: works, sets, locks and counts."""
+"""M-65 .. M-76: what shows only when all is quiet, or beside somebody else: works, sets, locks and counts."""
 
 from __future__ import annotations
 
+from pagealloc.buddy import Buddy
 from pagealloc.pcp import PageSets
 from pagealloc.per_cpu_pages import PerCpuPages
 from pagealloc.zone import Zone
@@ -167,6 +168,42 @@ REST = {
                       self.watermark_boost = 0
                 -     self.marks_changed()
                 + self.marks_changed()
+                """,
+            ),
+        ),
+    ),
+    "M-75": Mutant(
+        "a page set gives pages back only when it is beyond its limit",
+        "vectors",
+        (
+            edited(
+                PageSets,
+                "_shorten",
+                """
+                - if count >= high:
+                + if count > high:
+                """,
+            ),
+        ),
+    ),
+    "M-76": Mutant(
+        "page sets hold orders up to 3 in every kernel",
+        "vectors",
+        (
+            edited(
+                Buddy,
+                "pcp_allowed_order",
+                """
+                - return order <= revision.pcp_max_order or (
+                + return order <= 3 or (
+                """,
+            ),
+            edited(
+                PageSets,
+                "__init__",
+                """
+                - self._nr_small_orders = min(revision.pcp_max_order + 1, layout.nr_orders)
+                + self._nr_small_orders = min(4, layout.nr_orders)
                 """,
             ),
         ),

@@ -64,8 +64,9 @@ def tell(console: Console, world: World, title: str) -> None:
 
 
 def frames_of(text: str) -> set[int]:
-    """Return the pfns that a text names."""
-    return {int(pfn, 0) for pfn in re.findall(r"pfns? \[?(0x[0-9a-f]+|\d+)", text)}
+    """Return the pfns that a text names, also in a list of (pfn, order)."""
+    named = re.findall(r"pfns? \[?(0x[0-9a-f]+|\d+)", text) + re.findall(r"[\[( ]\((\d+), \d+\)", text)
+    return {int(pfn, 0) for pfn in named}
 
 
 def page_history(log: list[LogEntry], world: World, text: str) -> list[str]:
@@ -123,14 +124,14 @@ def _is_about(failure: Violation | None, entry: LogEntry) -> bool:
 
 
 def last_step(world: World) -> str:
-    """Say what was done last, before it failed, to what the violated invariant is about; "" for nothing."""
+    """Say what was done last, before it failed, to what the violated invariant is about, or to any page, or at all."""
     failure, log = world.failure, world.log
     assert isinstance(failure, Violation)
-    assert log is not None
-    for entry in reversed(log):
-        if entry.kind != "switch" and _is_about(failure, entry):
-            of = f"pfn {entry.pfn:#x} order {entry.order}" if entry.kind == "page" else entry.subject
-            return f"{world.tasks[entry.task].name} {entry.text} {of}"
+    steps = [entry for entry in reversed(log or ()) if entry.kind != "switch"]
+    about = [entry for entry in steps if _is_about(failure, entry)]
+    for entry in about or [entry for entry in steps if entry.kind == "page"] or steps:
+        of = f"pfn {entry.pfn:#x} order {entry.order}" if entry.kind == "page" else entry.subject
+        return f"{world.tasks[entry.task].name} {entry.text} {of}"
     return ""
 
 

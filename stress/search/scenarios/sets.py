@@ -8,6 +8,7 @@ from pagealloc.mmzone import MIGRATE_MOVABLE
 from pagealloc.per_cpu_pages import Bounds
 from stress.search.kit import Kit
 from stress.search.scenarios.catalogue import scenario
+from stress.search.scenarios.vectors import expect
 
 GFP = GFP_KERNEL | GFP_MOVABLE
 
@@ -135,6 +136,43 @@ def two_frees_of_one_block(kit: Kit) -> None:
     kit.oracle.check_zones()
     told = [type(error).__name__ for error in kit.world.survived]
     kit.expect(len(told) == 1, "S2", lambda: f"a block was freed twice, and {told} was told of it")
+
+
+@scenario
+def page_sets_hold_their_orders(kit: Kit) -> None:
+    """Single pages rest on sets in every kernel; three more orders, and whole pageblocks, since v5.13."""
+    kit.build(("Normal", 64), page_sets=True)
+    memory, zone = kit.memory, kit.zones[0]
+    assert memory.page_sets is not None
+    memory.page_sets.bounds = [Bounds(32, 64, 64)]
+    held = []
+    for order in range(zone.layout.nr_orders):
+        (pfn,) = _alloc(kit, 1, order=order)
+        memory.drain_all_pages()
+        memory.free_pages(pfn, order)
+        if memory.nr_page_set_pages(zone):
+            held.append(order)
+        memory.drain_all_pages()
+    since_5_13 = kit.revision.name in ("v6.1", "v6.12")
+    expected = sorted({0, 1, 2, 3, zone.layout.pageblock_order}) if since_5_13 else [0]
+    expect(kit, "vectors", "orders that rest on page sets", held, expected)
+
+
+@scenario
+def page_sets_hold_their_limit(kit: Kit) -> None:
+    """A set that reaches its limit gives a batch back at once (`nr_pcp_free`): after a free it is below."""
+    kit.build(("Normal", 64), page_sets=True)
+    memory, zone = kit.memory, kit.zones[0]
+    assert memory.page_sets is not None
+    limit = 4
+    memory.page_sets.bounds = [Bounds(1, limit, limit)]
+    pfns = _alloc(kit, 3 * limit)
+    memory.drain_all_pages()
+    most = 0
+    for pfn in pfns:
+        memory.free_pages(pfn)
+        most = max(most, memory.nr_page_set_pages(zone))
+    expect(kit, "vectors", "pages that rest on a set at most", most, limit - 1)
 
 
 @scenario

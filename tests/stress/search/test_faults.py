@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,8 @@ from stress.mutants.planting import edited, install
 from stress.search.explore import Result, explore, program
 from workers.page_reporting import PageReporting
 
+ROOT = Path(__file__).parents[3]
+
 # Where faults show that a hunt through all scenarios, one after the other, is long in coming to. A new one needs no
 # row: it is hunted, as `stress mutants` does with all.
 SHOWN_BY = {
@@ -37,6 +41,7 @@ SHOWN_BY = {
     "mixed-types": "M-80",
     "nothing-else-is-left": "M-17b",
     "page-sets-drain": "M-64",
+    "page-sets-hold-their-limit": "M-75",
     "retag-in-flight": "M-8 M-14",
     "return-while-freeing": "M-56",
     "the-reporter-allocates": "M-34a",
@@ -71,7 +76,10 @@ CORNERS = {
     "M-73": ("the-reporter-exits", "stats"),
     "M-74": ("a-boost-comes-and-goes", "S1..S5"),
 }
-OLDER = {"M-38": ("vector-high-atomic", "36e66c55")}  # of these kernels alone
+OLDER = {  # of these kernels alone
+    "M-38": ("vector-high-atomic", "36e66c55"),
+    "M-76": ("page-sets-hold-their-orders", "v5.7"),
+}
 SHOWN = {name: scenario for scenario, names in SHOWN_BY.items() for name in names.split()}
 HUNTED = [name for name in MUTANTS if name not in SHOWN | CORNERS | OLDER]
 
@@ -179,3 +187,14 @@ def test_mutants_say_how_much_shrinking_is_worth(capsys: pytest.CaptureFixture[s
     *_, shrinking, verdict = capsys.readouterr().out.splitlines()
     assert shrinking.startswith(f"shrinking: {told['switches_ratio_median']:.2f} of the switches are left")
     assert verdict == f"2 found, 0 survived, {len(NOT_EXPRESSIBLE)} not expressible"
+
+
+def test_the_table_of_stories_has_every_fault_and_what_its_story_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = (ROOT / "docs" / "STORIES.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (M-\w+) \|", table, re.MULTILINE) == list(MUTANTS)
+    assert main(["mutants", "M-1", "M-10", "M-53a", "--stories", "--jobs", "1"]) == 0
+    _, _, *told = capsys.readouterr().out.splitlines()
+    assert len(told) == 3
+    assert [row for row in told if row not in table.splitlines()] == []
