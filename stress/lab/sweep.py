@@ -25,11 +25,20 @@ CHUNK_S = 1.0
 CURVE_POINTS = 700  # of a curve that travels with its row
 
 
-def chunk_rows(points: Sequence[Options]) -> list[tuple[Row, list[list[float]], list[str]]]:
-    """Predict a few points, one after the other: each one's row, its curve and what was assumed."""
-    results = []
+Result = tuple[Row, list[list[float]], list[str]]
+
+
+def chunk_rows(points: Sequence[Options]) -> tuple[list[Result], BadInput | None]:
+    """Predict a few points, one after the other: each one's row, its curve and what was assumed.
+
+    A point that cannot be predicted ends the chunk; what came before it is not lost.
+    """
+    results: list[Result] = []
     for point in points:
-        prediction = predict(point)
+        try:
+            prediction = predict(point)
+        except BadInput as error:
+            return results, error
         step = max(1, len(prediction.curve) // CURVE_POINTS)
         scale = point.scale
         curve = [
@@ -37,7 +46,7 @@ def chunk_rows(points: Sequence[Options]) -> list[tuple[Row, list[list[float]], 
             for sample in prediction.curve[::step]
         ]
         results.append((prediction.row, curve, prediction.notes))
-    return results
+    return results, None
 
 
 class Sweep:
@@ -92,15 +101,17 @@ class Sweep:
         return [number for number in range(len(self.points)) if number not in self.rows]
 
     def run(self, executor: Executor | None, workers: int, told: Callable[[int], None]) -> None:
-        """Compute what is missing; `told` hears how many rows came each time. Without an executor, here."""
+        """Compute what is missing; `told` hears how many rows came each time. Without an executor, here.
+
+        Raises BadInput for a point that cannot be predicted, when what was under way has come.
+        """
         missing = self.missing()
         if not missing:
             return
         clock = RealSync().monotonic
         begin_s = clock()
-        self._done(
-            [missing[0]], chunk_rows([self.points[missing[0]]]), told
-        )  # the pilot: how long a point takes
+        # The pilot: how long a point takes.
+        self._done([missing[0]], chunk_rows([self.points[missing[0]]]), told)
         pilot_s = max(clock() - begin_s, 1e-6)
         rest = missing[1:]
         size = max(1, min(round(CHUNK_S / pilot_s), -(-len(rest) // max(1, workers))))
@@ -108,10 +119,18 @@ class Sweep:
         for numbers, results in self._results(chunks, executor):
             self._done(numbers, results, told)
 
-    def _done(self, numbers: Sequence[int], results: Sequence[Any], told: Callable[[int], None]) -> None:
-        for number, (row, curve, notes) in zip(numbers, results, strict=True):
+    def _done(
+        self,
+        numbers: Sequence[int],
+        done: tuple[list[Result], BadInput | None],
+        told: Callable[[int], None],
+    ) -> None:
+        results, error = done
+        for number, (row, curve, notes) in zip(numbers, results, strict=False):
             self._keep(number, row, curve, notes)
-        told(len(numbers))
+        told(len(results))
+        if error is not None:
+            raise error
 
     def _results(self, chunks: list[list[int]], executor: Executor | None) -> Iterator[tuple[list[int], Any]]:
         if executor is None:
@@ -122,8 +141,18 @@ class Sweep:
             executor.submit(chunk_rows, [self.points[number] for number in numbers]): numbers
             for numbers in chunks
         }
+        failed: tuple[list[int], Any] | None = None
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            if future.cancelled():
+                continue
+            if future.result()[1] is None or failed is not None:
+                yield futures[future], (future.result()[0], None)
+                continue
+            failed = futures[future], future.result()
+            for other in futures:
+                other.cancel()  # what nobody has begun; the rest is waited for, and kept
+        if failed is not None:
+            yield failed
 
     def table(self) -> list[Row]:
         """Return the rows in the order of the points."""

@@ -333,6 +333,18 @@ def test_a_truncated_pagetypeinfo_is_refused(tmp_path: Path, capsys: pytest.Capt
         assert "pagetypeinfo" in refusal(capsys, "lab", trace, "--guest", "1GiB", "--state", str(path))
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_what_was_computed_is_kept_when_a_point_cannot_be(
+    jobs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state.txt"
+    state.write_text(gzip.decompress((RECORDED / "v6.1-state0.txt.gz").read_bytes()).decode())
+    sweep = ("lab", "idle", "--state", str(state), "--guest", "1GiB,128MiB", "--seeds", "3", "--jobs", jobs)
+    assert "do not fit into its 28672 pages" in refusal(capsys, *sweep, "--out", str(tmp_path / "out"))
+    kept = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert [row["row"]["seed"] for row in kept] == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
