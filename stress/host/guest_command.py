@@ -110,8 +110,8 @@ def _await_end(session: Session, guest: Child) -> None:
     try:
         if not summary.interrupted:
             guest.wait(LAST_WORDS_S if seconds is None else seconds - summary.seconds)
-    except KeyboardInterrupt:
-        summary.interrupted = True
+    except KeyboardInterrupt as interruption:
+        session.interrupt(interruption)
 
 
 def _in_qemu(arguments: argparse.Namespace, load: str, order: int | None) -> int:

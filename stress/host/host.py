@@ -267,8 +267,9 @@ class Host:
             status.resident_bytes = self.balloon.memory.resident_bytes()
             status.total_bytes = self.balloon.memory.nr_bytes
         status.resident_bytes_peak = max(status.resident_bytes_peak, status.resident_bytes)
-        no_zones: list[Any] = []
-        self._trace("sample", status.resident_bytes, status.total_bytes, 0, 0, 0, no_zones)
+        if status.total_bytes:  # else the guest has not shown its memory yet
+            no_zones: list[Any] = []
+            self._trace("sample", status.resident_bytes, status.total_bytes, 0, 0, 0, no_zones)
         self._watch(status)
 
     def _end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.live import Live
 from pagealloc.mmzone import Layout
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import Trace
-from stress.errors import BadArgument, Verdict
+from stress.errors import EXIT_SIGNAL, BadArgument, Verdict
 from stress.host.host import SAMPLE_INTERVAL_S, Host
 from stress.host.manners import HostManners, add_manners, manners_of
 from stress.host.trace_host import TraceHost
@@ -107,6 +108,7 @@ class Session:
         assert recorder is not None, "a session always keeps its log"
         self._trace = recorder.trace
         self._more: list[tuple[str, str]] = []
+        self._signal = 0
 
     def say(self, text: str) -> None:
         """Tell whoever watches."""
@@ -129,8 +131,8 @@ class Session:
             )
             try:
                 host.serve(params.seconds, over)
-            except KeyboardInterrupt:
-                self.summary.interrupted = True
+            except KeyboardInterrupt as interruption:
+                self.interrupt(interruption)
         self._sum_up(host)
 
     def follow(
@@ -147,8 +149,8 @@ class Session:
                 while running() and (params.seconds is None or host.status.seconds < params.seconds):
                     sync.sleep(SAMPLE_INTERVAL_S)
                     host.sample()
-            except KeyboardInterrupt:
-                self.summary.interrupted = True
+            except KeyboardInterrupt as interruption:
+                self.interrupt(interruption)
         self._sum_up(host)
 
     def _sum_up(self, host: Host | TraceHost) -> None:
@@ -184,6 +186,11 @@ class Session:
         with Live(console=self._console, refresh_per_second=8, transient=True) as live:
             yield picture(live, self._console.width)
 
+    def interrupt(self, interruption: KeyboardInterrupt) -> None:
+        """Take note of the signal that ended the session: it is the exit status, unless something was found."""
+        self.summary.interrupted = True
+        self._signal = getattr(interruption, "number", signal.SIGINT)
+
     def give_up(self, error: BaseException) -> None:
         """End the log of a session that did not come about."""
         self._directory.give_up(f"{type(error).__name__}: {error}")
@@ -206,4 +213,6 @@ class Session:
             print(json.dumps(asdict(summary)))
         else:
             print_summary(self._console, summary, self.params.words(), self._more)
+        if self._signal and summary.verdict is Verdict.SUCCESS:
+            return EXIT_SIGNAL + self._signal
         return summary.verdict.exit_status

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from stress.errors import Verdict
 from stress.invariants import Agreement, Judge
 from stress.log.files import LogDamage
 
@@ -33,6 +34,8 @@ class Hearing:
         for event, handler in self.agreement.handlers.items():
             if event not in unheard:
                 self._handlers[event] = _both(handler, self._handlers.get(event))
+        if "run_end" in self._handlers:
+            self._handlers["run_end"] = _both(_expect_a_decision, self._handlers["run_end"])
 
     def hear(self, records: Iterable[Heard]) -> None:
         """Judge records. Raises Misfit, and passes on the LogDamage of whoever brings them."""
@@ -51,6 +54,12 @@ class Hearing:
         """Raise LogDamage unless the run looked at all its zones in the end."""
         if not self.judge.rested or self.judge.unseen:
             raise LogDamage("the run ended without a last look at its zones")
+
+
+def _expect_a_decision(thread: int, verdict: str, violations: int) -> None:
+    del thread
+    if verdict == Verdict.CANNOT_DECIDE and not violations:
+        raise LogDamage("the run itself could not decide")
 
 
 def _both(first: Callable[..., None], then: Callable[..., None] | None) -> Callable[..., None]:

@@ -175,6 +175,7 @@ def test_the_worker_waits_for_ever_and_the_load_goes_on(guests: Guests, name: st
     assert guest.summary["batches"] == 1, "the worker waits in its first batch"
     assert guest.noted("the guest ended with SIGKILL"), "it does not power off"
     assert guest.summary["interrupted"], "the host was told to leave, and said what it saw"
+    assert guest.status == 128 + signal.SIGTERM
 
 
 @pytest.mark.needs("uml")
