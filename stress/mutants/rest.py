@@ -1,4 +1,4 @@
-"""M-65 .. M-76: what shows only when all is quiet, or beside somebody else: works, sets, locks and counts."""
+"""M-65 .. M-78: what shows only when all is quiet, or beside somebody else: works, sets, locks and counts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pagealloc.pcp import PageSets
 from pagealloc.per_cpu_pages import PerCpuPages
 from pagealloc.zone import Zone
 from stress.mutants.planting import Mutant, edited
+from workers.allocators import Allocator
 from workers.page_reporting import PageReporting
 from workers.workqueue import Workqueue
 
@@ -204,6 +205,33 @@ REST = {
                 """
                 - self._nr_small_orders = min(revision.pcp_max_order + 1, layout.nr_orders)
                 + self._nr_small_orders = min(4, layout.nr_orders)
+                """,
+            ),
+        ),
+    ),
+    "M-77": Mutant(
+        "an owner looks at the first page of its block only",
+        "witness",
+        (
+            edited(
+                Allocator,
+                "_check_and_free",
+                """
+                - if found.count(stamp) != len(found):
+                + if found[0] != stamp:
+                """,
+            ),
+        ),
+    ),
+    "M-78": Mutant(
+        "a block that was handed over stays in its giver's account",
+        "livelock",
+        (
+            edited(
+                Allocator,
+                "_hand_over",
+                """
+                - self._held_pages -= 1 << block.order
                 """,
             ),
         ),

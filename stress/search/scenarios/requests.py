@@ -6,6 +6,8 @@ Expected values are worked out from the kernel's rules (`__zone_watermark_ok`, `
 
 from __future__ import annotations
 
+from collections import deque
+
 from pagealloc.errors import RamError
 from pagealloc.gfp import GFP_ATOMIC, GFP_HIGH, GFP_KERNEL, GFP_MOVABLE
 from pagealloc.memory import Memory, ZoneSpec
@@ -17,9 +19,11 @@ from pagealloc.mmzone import (
     PAGE_SIZE,
 )
 from pagealloc.ram import Ram, RamKind
+from pagealloc.sync import Event
 from stress.search.kit import LAYOUT, Kit
 from stress.search.scenarios.catalogue import scenario
 from stress.search.scenarios.vectors import expect, expect_types, one_pass
+from workers.allocators import Allocator, Held, Load, Mix, Rhythm
 from workers.reporters import Discard, FaultInjector
 
 FILLING = 0xA5
@@ -198,6 +202,52 @@ def a_refused_discard_is_a_failure(kit: Kit) -> None:
     expect(kit, "S14", "failed batches", kit.reporting.stats.failed_batches, 1)
     expect(kit, "S14", "Reported blocks", [sum(zone.nr_reported) for zone in kit.zones], [0, 0])
     kit.reporting.unregister(kit.device)
+
+
+class _Audit:
+    """Hears of two allocations; at the second it wipes the last page of the first one's block, and stops the thread."""
+
+    def __init__(self, ram: Ram, stop: Event) -> None:
+        self.ram, self.stop = ram, stop
+        self.blocks: list[tuple[int, int]] = []
+        self.told: list[str] = []
+
+    def allocated(self, pfn: int, order: int, stamp: int) -> None:
+        if self.blocks:
+            first, of = self.blocks[0]
+            self.ram.zero(first + (1 << of) - 1, 0)
+            self.stop.set()
+        self.blocks.append((pfn, order))
+
+    def freeing(self, pfn: int, order: int, stamp: int) -> None:
+        pass
+
+    def violation(self, text: str) -> None:
+        self.told.append(text)
+
+
+@scenario
+def an_owner_looks_at_every_page(kit: Kit) -> None:
+    """An allocator thread that gave its block away gets another one; who got it sees that its last page was wiped."""
+    ram = _with_ram(kit, "anonymous")
+    stop, go = kit.sync.event("stop"), kit.sync.event("go")
+    go.set()
+    audit = _Audit(ram, stop)
+    inboxes: list[deque[Held]] = [deque(), deque()]
+    full = (Rhythm(fill=1.0, seconds=1.0),)
+    load = Load(4, full, Mix(((2, 2), 1)), Mix((GFP_KERNEL, 1)), towards=1.0, handover=1.0, inbox_max=1)
+    giver, taker = (
+        Allocator(
+            number, kit.memory, kit.sync, kit.sync.rng(1), kit.sync.rng(2), load,
+            audit=audit, inboxes=inboxes, stop=stop, go=go,
+        )
+        for number in range(2)
+    )  # fmt: skip
+    giver.run()
+    taker.empty_inbox()
+    expect(kit, "witness", "frees of the two blocks", (giver.stats.frees, taker.stats.frees), (1, 1))
+    expect(kit, "witness", "blocks with a wiped page that were seen", len(audit.told), 1)
+    kit.memory.close()
 
 
 @scenario
