@@ -1,4 +1,4 @@
-"""M-65 .. M-78: what shows only when all is quiet, or beside somebody else: works, sets, locks and counts."""
+"""M-65 .. M-79: what shows only when all is quiet, or beside somebody else: works, sets, locks and counts."""
 
 from __future__ import annotations
 
@@ -232,6 +232,23 @@ REST = {
                 "_hand_over",
                 """
                 - self._held_pages -= 1 << block.order
+                """,
+            ),
+        ),
+    ),
+    "M-79": Mutant(
+        "an allocation goes on without the zone lock when the first try does not get it",
+        "S9",
+        (
+            edited(
+                Zone,
+                "rmqueue_buddy",
+                """
+                - lock.take(lock.may_wait) or lock.raw.acquire()
+                - if lock.inside:
+                -     lock.turn_away()
+                -     return -1
+                + lock.take(lock.may_wait)
                 """,
             ),
         ),

@@ -202,6 +202,26 @@ def allocate_from_many_threads(kit: Kit) -> None:
 
 
 @scenario
+def a_lock_that_is_taken_is_waited_for(kit: Kit) -> None:
+    """The real zone lock is tried first and waited for then; here it is, too: nobody goes on without it (S9).
+
+    A free that asks for a report can be interrupted while it holds the lock.
+    """
+    kit.build(("Normal", 64), capacity=2)
+    for zone in kit.zones:
+        zone.lock.may_wait = False
+
+    def churn() -> None:
+        for pfn in _alloc(kit, 1, order=3):
+            kit.memory.free_pages(pfn, 3)
+
+    kit.start()
+    kit.spawn("one", churn)
+    kit.spawn("other", churn)
+    kit.rest()
+
+
+@scenario
 def a_boost_comes_and_goes(kit: Kit) -> None:
     """Mix types so that the marks are raised, and take the boost back: the marks in use follow at once (S16)."""
     kit.build(("Normal", 64), marks=(0, 1, 2), boost_factor=60_000)

@@ -126,7 +126,7 @@ def tampered(lines: Lines, rng: random.Random) -> tuple[Lines, str, str, str]:
     return changed, kind, event, field
 
 
-# PAGEALLOC_TAMPERINGS=1000 takes ten minutes more.
+# PAGEALLOC_TAMPERINGS=1000 takes five minutes more.
 @pytest.mark.parametrize("seed", range(int(os.environ.get("PAGEALLOC_TAMPERINGS", "24"))))
 def test_a_tampered_log_is_found_out_by_its_records_alone(
     good_lines: Lines, judged: Callable[[Lines], Judgement], seed: int

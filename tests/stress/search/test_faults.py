@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[3]
 SHOWN_BY = {
     "a-boost-comes-and-goes": "M-83b",
     "an-owner-looks-at-every-page": "M-77 M-78",
+    "a-lock-that-is-taken-is-waited-for": "M-79",
     "allocate-the-rotated": "M-5c M-12 M-45",
     "every-call-may-fail-in-two-zones": "M-44",
     "free-the-buddy": "M-2 M-4",
