@@ -218,6 +218,7 @@ def test_a_block_that_the_device_refused_is_not_known_to_it() -> None:
     assert machine.host.resident_pages == 0
 
 
+@pytest.mark.interpreted("no fault can be planted")
 def test_the_search_finds_a_piece_that_is_left_out_though_it_was_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
