@@ -16,7 +16,7 @@ from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import MIGRATE_PCPTYPES, MIGRATE_TYPES, PAGE_SHIFT, Layout
 from pagealloc.pcp import PageSets
 from pagealloc.per_cpu_pages import zone_bounds
-from pagealloc.revision import V6_1, Revision
+from pagealloc.revision import DEFAULT, Revision
 from pagealloc.sync import Rng
 from pagealloc.watermark import default_min_free_kbytes, setup_per_zone_wmarks
 from pagealloc.zone import Zone
@@ -40,7 +40,7 @@ class Guest:
     nr_pages: int = 4 * PAGES_PER_GIB
     zones: tuple[ZoneSpec, ...] = ()  # where not given, by the x86-64 rule from `nr_pages`
     cpus: int = 2
-    revision: Revision = V6_1
+    revision: Revision = DEFAULT
     state: ProcState | None = None
     lists: Sequence[Mapping[str, Any]] = ()  # exact: one recorded state for each zone
     marks: Sequence[tuple[int, int, int] | None] = ()  # of the zones with exact lists, where they are told

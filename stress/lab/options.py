@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pagealloc.mmzone import PAGE_SHIFT
-from pagealloc.revision import PRESETS
+from pagealloc.revision import DEFAULT, PRESETS
 from stress.errors import BadInput
 from stress.lab.host import COSTS
 from stress.run.params import parse_size
@@ -34,7 +34,7 @@ class Options:
     guest: int = 4 << 30
     guests: int = 1
     cpus: int = 2
-    preset: str = "v6.1"
+    preset: str = DEFAULT.name
     state: tuple[str, ...] = ()
     order: int = 9
     delay: float = 2.0

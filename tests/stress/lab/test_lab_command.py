@@ -50,7 +50,7 @@ def own_executor() -> Executor:
 def test_a_row_has_its_setting_and_figures_with_units_in_their_names(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    rows = rows_of(capsys, *BURST)["rows"]
+    rows = rows_of(capsys, *BURST, "--preset", "v6.1")["rows"]
     assert [row["seed"] for row in rows] == [0, 1]
     row = rows[0]
     assert (row["order"], row["delay_s"], row["capacity"], row["policy"], row["preset"]) == (
@@ -87,9 +87,12 @@ def test_the_answer_says_what_makes_a_difference_and_what_does_not(
 
 
 def test_small_pages_with_holes_come_back_at_order_0_only(capsys: pytest.CaptureFixture[str]) -> None:
+    # Since 6.7 a page set's limit tunes itself up, and keeps a good part of what is freed page by page.
     words = (
         "lab",
         "holes:32MiB/4",
+        "--preset",
+        "v6.1",
         "--guest",
         "512MiB",
         "--seeds",
