@@ -16,7 +16,7 @@ from typing import Any
 from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_PCPTYPES, WMARK_HIGH, WMARK_LOW, ZONE_NAMES
 from stress.invariants.judge import NO_PAGE, Handler, Judge
 from stress.invariants.lists import Blocks
-from stress.invariants.rules import boost_fits, request_of, starting_mark
+from stress.invariants.rules import FALLBACKS, boost_fits, request_of, starting_mark
 from stress.invariants.shadow import ShadowZone
 
 
@@ -192,18 +192,23 @@ class Agreement:
     ) -> None:
         shadow = self._judge.zones[zone]
         size = 1 << shadow.pageblock_order
-        if pfn % size or migratetype >= MIGRATE_PCPTYPES or not 0 <= alike <= size - free:
+        if pfn % size or not 0 <= migratetype < MIGRATE_PCPTYPES or not 0 <= alike <= size - free:
             self._fail(
                 f"type {migratetype} wants the pageblock at pfn {pfn:#x} with {free} and {alike} pages"
             )
+            return
         foreign = [
             (k, shadow.type_of[at], at) for at, k in shadow.free.items() if shadow.type_of[at] != migratetype
         ]
-        if shadow.unclaimed:  # the largest blocks were tried in vain
+        if (
+            shadow.unclaimed or shadow.start_pfn % size or shadow.end_pfn % size
+        ):  # larger ones were tried in vain
             self._claim[zone] = {(k, block_type) for k, block_type, at in foreign if pfn <= at < pfn + size}
         else:
-            largest = max((k for k, block_type, _ in foreign if block_type < MIGRATE_PCPTYPES), default=-1)
-            self._claim[zone] = {(k, block_type) for k, block_type, _ in foreign if k == largest}
+            ranks = [
+                (-k, FALLBACKS[migratetype].index(t)) for k, t, _ in foreign if t in FALLBACKS[migratetype]
+            ]
+            self._claim[zone] = {(-k, FALLBACKS[migratetype][rank]) for k, rank in sorted(ranks)[:1]}
         self._expect_wanted(thread, migratetype)
         if claimed:
             self._claimant[zone] = migratetype

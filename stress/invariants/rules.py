@@ -6,6 +6,7 @@ from functools import cache, reduce
 from operator import or_
 
 VISIT_SHARE = 16  # one visit to a list takes about a sixteenth of it (43b76f295e3d)
+FALLBACKS = ((2, 1), (2, 0), (0, 1))  # types that a request falls back to, by its own (`fallbacks`)
 REST_PASSES_MAX = 64  # lists settle in 16 passes; a worker that goes on after four times that never ends
 
 
