@@ -33,8 +33,9 @@ def describe_error(error: BaseException) -> str:
         text = str(error)[:TEXT_MAX]
     except Exception as worse:
         text = f"its text cannot be had: {type(worse).__name__}"
-    clean = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return f"{type(error).__name__}: {clean}"[:TEXT_MAX]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return f"{type(error).__name__}: {text}"[:TEXT_MAX]
 
 
 def close_promise(promise: object) -> None:
