@@ -20,6 +20,8 @@ from pagealloc.mmzone import (
     ALLOC_HIGHATOMIC,
     ALLOC_KSWAPD,
     ALLOC_NOFRAGMENT,
+    ALLOC_NON_BLOCK,
+    ALLOC_OOM,
     MIGRATE_HIGHATOMIC,
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
@@ -30,6 +32,7 @@ from pagealloc.mmzone import (
     ZONE_NAMES,
     Layout,
 )
+from pagealloc.page_flags import ALLOCATED
 from pagealloc.pageblock import Pageblocks
 from pagealloc.revision import Revision
 
@@ -337,6 +340,21 @@ class Mobility(Pageblocks):
         return True
 
     # -- the high-atomic reserve -----------------------------------------------------------------------
+
+    def rmqueue_with_reserve(self, order: int, migratetype: int, alloc_flags: int) -> int:
+        """Allocate for a request that may use the reserve, before all else or when nothing else is left; pfn or -1."""
+        own = MIGRATE_HIGHATOMIC if alloc_flags & ALLOC_HIGHATOMIC else migratetype
+        index = self.rmqueue_smallest(order, own)
+        if index < 0:
+            index = self.rmqueue(order, migratetype, alloc_flags)
+            if index < 0 and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
+                index = self.rmqueue_smallest(order, MIGRATE_HIGHATOMIC)
+            if index < 0:
+                return -1
+        self.nr_free_pages -= 1 << order
+        self.state[index] = ALLOCATED | order
+        self.after_highatomic(index, order, alloc_flags)
+        return self.base_pfn + index
 
     def after_highatomic(self, index: int, order: int, alloc_flags: int) -> None:
         """Account for a block that may come from the reserve, or has to go there."""

@@ -26,10 +26,7 @@ from pagealloc.errors import (
 )
 from pagealloc.marks import Marks
 from pagealloc.mmzone import (
-    ALLOC_HIGHATOMIC,
     ALLOC_HIGHATOMIC_LISTS,
-    ALLOC_NON_BLOCK,
-    ALLOC_OOM,
     FPI_SKIP_REPORT_NOTIFY,
     FPI_TO_TAIL,
     MIGRATE_HIGHATOMIC,
@@ -144,18 +141,16 @@ class Zone(Marks):
                 lock.turn_away()
                 return -1
             entered = lock.inside = True
-            own = MIGRATE_HIGHATOMIC if alloc_flags & ALLOC_HIGHATOMIC else migratetype
-            index = self.rmqueue_smallest(order, own)
-            if index < 0:
-                index = self.rmqueue(order, migratetype, alloc_flags)
-                if index < 0 and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
-                    index = self.rmqueue_smallest(order, MIGRATE_HIGHATOMIC)
-            if index >= 0:
-                self.nr_free_pages -= 1 << order
-                self.state[index] = ALLOCATED | order
-                if alloc_flags & ALLOC_HIGHATOMIC_LISTS:
-                    self.after_highatomic(index, order, alloc_flags)
-                pfn = self.base_pfn + index
+            if alloc_flags & ALLOC_HIGHATOMIC_LISTS:
+                pfn = self.rmqueue_with_reserve(order, migratetype, alloc_flags)
+            else:
+                index = self.rmqueue_smallest(order, migratetype)
+                if index < 0:
+                    index = self.rmqueue(order, migratetype, alloc_flags)
+                if index >= 0:
+                    self.nr_free_pages -= 1 << order
+                    self.state[index] = ALLOCATED | order
+                    pfn = self.base_pfn + index
             if lock.left:
                 self._free_left()
             lock.inside = False
