@@ -320,6 +320,13 @@ def _number(text: str) -> float:
     return value
 
 
+def _percent(text: str) -> float:
+    value = _number(text)
+    if value > 100:
+        raise ValueError(f"{text!r} is more than 100")
+    return value
+
+
 def _rate(text: str) -> ReportingPolicy:
     rate, _, guard = text.partition("/")
     for suffix, factor in (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)):
@@ -334,7 +341,7 @@ POLICIES: Mapping[str, tuple[Callable[[str], ReportingPolicy], str]] = {
     "quiet": (lambda text: QuietRegion(_number(text)), "SECONDS"),
     "rate": (_rate, "SIZE[/GUARD_SECONDS]"),
     "decay": (lambda text: Decay(_number(text)), "SECONDS"),
-    "share": (lambda text: CpuShare(min(100.0, _number(text))), "PERCENT"),
+    "share": (lambda text: CpuShare(_percent(text)), "PERCENT"),
     "fixed": (lambda text: FixedDelay(_number(text)), "SECONDS"),
     "flush": (lambda _: FlushOnDemand(), ""),
     "keep-on-split": (lambda _: KeepOnSplit(), ""),

@@ -52,7 +52,10 @@ def parse_goal(text: str) -> Goal:
         if text == "settle":
             return Goal(text, "settle_s", "s")
         if text.startswith("refaults<="):
-            return Goal(text, refaults_max=float(text.partition("<=")[2]))
+            most = float(text.partition("<=")[2])
+            if not 0 <= most < inf:
+                raise ValueError(f"{most:g} refaults, expected 0 or more")
+            return Goal(text, refaults_max=most)
     except ValueError as error:
         raise BadInput(f"--goal: {text!r}: {error}") from error
     raise BadInput(f"--goal: {text!r}, expected footprint, settle, time:SIZE or refaults<=N (of 4 KiB)")

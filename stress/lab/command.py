@@ -158,9 +158,10 @@ def command_lab(arguments: argparse.Namespace) -> int:
 def compute(sweep: Sweep, study: Study, *, quiet: bool) -> None:
     """Compute what is missing, with a bar that says how long it takes."""
     missing = len(sweep.missing())
-    alone = missing < 2 or (study.executor == "processes" and study.jobs == 1)
+    # Any other executor is opened even for nothing: one that cannot be had is bad input, however little is to do.
+    alone = study.executor == "processes" and (study.jobs == 1 or missing < 2)
     opened: AbstractContextManager[Executor | None] = (
-        nullcontext() if alone else open_executor(study.executor, min(study.jobs, missing))
+        nullcontext() if alone else open_executor(study.executor, max(1, min(study.jobs, missing)))
     )
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -176,6 +176,10 @@ class Grid:
                 raise BadOption(
                     f"--scale {point.scale}: a capacity of {point.capacity} cannot be divided by it"
                 )
+            if not point.state and point.used > point.guest:
+                raise BadOption(
+                    f"--used {point.used >> 20} MiB: expected the guest's {point.guest >> 20} MiB at most"
+                )
             pageblocks = point.guest // point.scale >> PAGE_SHIFT + 9
             if not point.state and pageblocks < GUEST_PAGEBLOCKS_MIN:
                 raise BadOption(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from pagealloc.revision import PRESETS
-from stress.errors import BadInput
-from stress.lab.engine import Load
+from stress.errors import BadInput, quoted
+from stress.lab.engine import Load, Machine
 from stress.lab.loads.curve import Curve, Follow, read_curve
 from stress.lab.loads.synthetic import SETTLE_S, Burst, Churn, Functions, Holes, Idle, pages
 from stress.lab.recording import Recording, read_recording
@@ -20,6 +21,12 @@ HELP = (
     "idle, burst:SIZE[@ORDER], churn:SIZE/PERIOD_S, functions:RATE,SIZE,HOLD_S, holes:SIZE/KEEP, curve:CSV, "
     "trace:FILE, or MODULE:CALLABLE"
 )
+
+
+ORDER_MAX = 10
+# Bounds that keep a run's length one that somebody waits for.
+PERIOD_S_MIN, TIME_S_MAX = 1e-3, 1e6
+RATE_MIN, RATE_MAX = 1e-6, 1e3
 
 
 class BadLoad(BadInput):
@@ -76,13 +83,14 @@ def _recording(path: str, preset: str) -> Recording:
 
 def _burst(text: str) -> Burst:
     size, _, order = (text or "2GiB").partition("@")
-    return Burst(pages(parse_size(size)), int(order or 9))
+    return Burst(*_blocks(size, order or "9"))
 
 
 def _churn(text: str) -> Churn:
     size, _, period = (text or "512MiB/2").partition("/")
     size, _, order = size.partition("@")
-    return Churn(pages(parse_size(size)), _positive(period or "2", "period"), int(order or 0))
+    nr_pages, of_order = _blocks(size, order or "0")
+    return Churn(nr_pages, _within(period or "2", "period", PERIOD_S_MIN, TIME_S_MAX), of_order)
 
 
 def _functions(text: str) -> Functions:
@@ -90,21 +98,68 @@ def _functions(text: str) -> Functions:
     if len(words) != 3:
         raise ValueError(f"{len(words)} values, expected RATE,SIZE,HOLD_S")
     size, _, order = words[1].partition("@")
+    nr_pages, of_order = _blocks(size, order or "9")
     return Functions(
-        _positive(words[0], "rate"), pages(parse_size(size)), _positive(words[2], "hold"), int(order or 9)
+        _within(words[0], "rate", RATE_MIN, RATE_MAX),
+        nr_pages,
+        _within(words[2], "hold", PERIOD_S_MIN, TIME_S_MAX),
+        of_order,
     )
 
 
 def _holes(text: str) -> Holes:
     size, _, keep = (text or "1GiB/512").partition("/")
-    return Holes(pages(parse_size(size)), max(2, int(keep or 512)))
+    if int(keep or 512) < 2:
+        raise ValueError(f"keep is {keep}, expected 2 or more")
+    return Holes(_blocks(size, "0")[0], int(keep or 512))
 
 
-def _positive(text: str, what: str) -> float:
+def _blocks(size: str, order: str) -> tuple[int, int]:
+    """Return pages and the order of the blocks that they come in."""
+    if not 0 <= int(order) <= ORDER_MAX:
+        raise ValueError(f"order is {order}, expected 0 .. {ORDER_MAX}")
+    nr_pages = pages(parse_size(size))
+    if not nr_pages >> int(order):
+        raise ValueError(f"size is {size}, expected a block of order {int(order)} or more")
+    return nr_pages, int(order)
+
+
+def _within(text: str, what: str, low: float, high: float) -> float:
     value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{what} is {text}, expected more than 0")
+    if not low <= value <= high:
+        raise ValueError(f"{what} is {text}, expected {low:g} .. {high:g}")
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLoad:
+    """A load of the user's own; what it does wrong is told as bad input, for it is none of ours."""
+
+    text: str
+    load: Load
+    unreported: bool
+
+    def __call__(self, machine: Machine) -> Iterator[float]:
+        try:
+            steps = self.load(machine)
+        except Exception as error:
+            raise BadLoad(f"load {self.text!r} cannot be made: {type(error).__name__}: {error}") from error
+        if not isinstance(steps, Iterator):
+            raise BadLoad(
+                f"load {self.text!r} cannot be made: it returns a {type(steps).__name__}, expected an iterator of times"
+            )
+        return self._times(steps)
+
+    def _times(self, steps: Iterator[float]) -> Iterator[float]:
+        try:
+            for at_s in steps:
+                if not isinstance(at_s, int | float) or at_s != at_s:  # noqa: PLR0124 - a NaN
+                    raise BadLoad(f"load {self.text!r} yields {quoted(at_s)}, expected a time in seconds")
+                yield at_s
+        except BadInput:
+            raise
+        except Exception as error:
+            raise BadLoad(f"load {self.text!r} failed: {type(error).__name__}: {error}") from error
 
 
 def _own(text: str) -> NamedLoad:
@@ -118,4 +173,5 @@ def _own(text: str) -> NamedLoad:
         raise BadLoad(f"load {text!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(load):
         raise BadLoad(f"load {text!r} is no callable, expected a generator function of one machine")
-    return NamedLoad(load, float(getattr(load, "span_s", 2 * SETTLE_S)))
+    own = OwnLoad(text, load, bool(getattr(load, "unreported", False)))
+    return NamedLoad(own, float(getattr(load, "span_s", 2 * SETTLE_S)))

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 
 from pagealloc.mmzone import (
@@ -33,6 +34,8 @@ JOBS = 12
 KERNEL_MIB = 512.0  # in use since boot
 HOLE_FACTOR, HOLE_S = 20.0, 60.0  # a step so much longer than the usual one, and so long, is a gap
 PAGES_PER_MIB = 1 << 20 - PAGE_SHIFT
+SPAN_S_MAX = 1e6  # as --until has it
+MIB_MAX = 1 << 30  # a PiB
 
 
 class BadCurve(BadInput):
@@ -65,7 +68,7 @@ class Curve:
 def read_curve(path: Path) -> Curve:
     """Read a CSV with the columns t_s, used_mib and, if known, cached_mib. Raises BadCurve."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(line for line in file if not line.startswith("#"))
             missing = {"t_s", "used_mib"} - set(reader.fieldnames or ())
             if missing:
@@ -80,14 +83,25 @@ def read_curve(path: Path) -> Curve:
     numbers: list[tuple[float, float, float]] = []
     for line, row in rows:
         try:
-            numbers.append((float(row["t_s"]), float(row["used_mib"]), float(row.get("cached_mib") or 0)))
+            sample = (float(row["t_s"]), float(row["used_mib"]), float(row.get("cached_mib") or 0))
         except (TypeError, ValueError) as error:
             raise BadCurve(
                 f"{path}: row {line}: a gap or no number ({error}), expected t_s,used_mib"
             ) from error
+        numbers.append(sample)
+        _check_sample(f"{path}: row {line}", sample, numbers[0][0])
     _check_times(path, [t_s for t_s, _, _ in numbers])
     t_s, used, cached = zip(*numbers, strict=True)
     return Curve(path.name, tuple(at - t_s[0] for at in t_s), used, cached)
+
+
+def _check_sample(where: str, sample: tuple[float, float, float], begin_s: float) -> None:
+    t_s, used, cached = sample
+    if not (isfinite(t_s) and abs(t_s - begin_s) < SPAN_S_MAX):
+        raise BadCurve(f"{where}: t_s is {t_s:g}, expected less than {SPAN_S_MAX:g} s after the first row")
+    for name, mib in (("used_mib", used), ("cached_mib", cached)):
+        if not 0 <= mib < MIB_MAX:
+            raise BadCurve(f"{where}: {name} is {mib:g}, expected 0 or more, and less than a PiB")
 
 
 def _check_times(path: Path, times: list[float]) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from pagealloc.sync_real import gil_enabled
 from stress.cli import main
+from stress.lab.loads.curve import read_curve
 from stress.lab.validate import RECORDED, builds
 from stress.mutants import planted
 
@@ -355,6 +357,12 @@ def test_what_was_computed_is_kept_when_a_point_cannot_be(
         ("t_s,used_mib\n0,100\n1,100\n2,100\n3,100\n400,100\n", "a gap of 397 s before 400 s"),
         ("t_s,used_mib\n0,100\n1,100\n1,100\n", "is not later"),
         ("time,used\n0,100\n", "no column t_s, used_mib"),
+        ("t_s,used_mib\n0,100\nnan,100\n", "curve.csv: row 3: t_s is nan, expected less than 1e+06 s"),
+        ("t_s,used_mib\n0,100\n1e18,100\n", "curve.csv: row 3: t_s is 1e+18, expected"),
+        ("t_s,used_mib\n0,100\n1,nan\n", "curve.csv: row 3: used_mib is nan, expected 0 or more"),
+        ("t_s,used_mib\n0,-5\n1,100\n", "curve.csv: row 2: used_mib is -5, expected 0 or more"),
+        ("t_s,used_mib\n0,1e300\n1,100\n", "curve.csv: row 2: used_mib is 1e+300, expected"),
+        ("t_s,used_mib,cached_mib\n0,5,inf\n1,100,0\n", "curve.csv: row 2: cached_mib is inf, expected"),
     ],
 )
 def test_a_curve_with_a_gap_is_refused(
@@ -363,6 +371,66 @@ def test_a_curve_with_a_gap_is_refused(
     path = tmp_path / "curve.csv"
     path.write_text(text)
     assert complaint in refusal(capsys, "lab", f"curve:{path}")
+
+
+def test_a_curve_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "curve.csv"
+    path.write_text("t_s,used_mib\n0,100\n1,200\n", encoding="utf-8-sig")
+    assert read_curve(path).used_mib == (100, 200)
+
+
+def no_iterator(machine: object) -> int:
+    return 3
+
+
+def no_times(machine: object) -> Iterator[str]:
+    yield "soon"
+
+
+def failing(machine: object) -> Iterator[float]:
+    yield 1.0
+    raise ZeroDivisionError("of its own")
+
+
+@pytest.mark.parametrize(
+    ("load", "complaint"),
+    [
+        ("os:getcwd", "load 'os:getcwd' cannot be made: TypeError: "),
+        (f"{__name__}:no_iterator", "cannot be made: it returns a int, expected an iterator of times"),
+        (f"{__name__}:no_times", "yields 'soon', expected a time in seconds"),
+        (f"{__name__}:failing", "failed: ZeroDivisionError: of its own"),
+        ("burst:0MiB", "size is 0MiB, expected a block of order 9 or more"),
+        ("burst:1GiB@99", "order is 99, expected 0 .. 10"),
+        ("burst:1GiB@-1", "order is -1, expected 0 .. 10"),
+        ("burst:1GiB", "load 'burst:1GiB': 1024 MiB, expected the guest's 512 MiB at most"),
+        ("holes:1MiB/0", "keep is 0, expected 2 or more"),
+        ("churn:64MiB/1e-300", "period is 1e-300, expected 0.001 .. 1e+06"),
+        ("functions:1e300,64MiB,5", "rate is 1e300, expected 1e-06 .. 1000"),
+        ("functions:1,64MiB,nan", "hold is nan, expected 0.001 .. 1e+06"),
+    ],
+)
+def test_a_load_that_cannot_be_is_refused(
+    load: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complaint in refusal(capsys, "lab", load, "--guest", "512MiB", "--seeds", "1")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--used", "1GiB"], "--used 1024 MiB: expected the guest's 512 MiB at most"),
+        (["--goal", "refaults<=-1"], "--goal: 'refaults<=-1': -1 refaults, expected 0 or more"),
+        (["--goal", "refaults<=nan"], "nan refaults, expected 0 or more"),
+        (["--policy", "share:200"], "'200' is more than 100, expected share:PERCENT"),
+        (["--executor", "foo"], "--executor: 'foo', expected processes"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused_even_for_one_point(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complaint in refusal(
+        capsys, "lab", "burst:64MiB", "--guest", "512MiB", "--seeds", "1", "--jobs", "1", *words
+    )
 
 
 def test_a_module_of_ones_own_that_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
