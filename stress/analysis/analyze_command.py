@@ -16,7 +16,7 @@ from stress.analysis.perfetto import write_perfetto
 from stress.analysis.report import write_report
 from stress.analysis.summary import Summary, summarize
 from stress.analysis.terminal import print_analysis
-from stress.errors import EXIT_SUCCESS, BadArgument, one_line
+from stress.errors import EXIT_SUCCESS, BadArgument, CannotBeDone, one_line
 from stress.system.files import check_writable, write_whole
 
 REPORT_FILE = "report.html"
@@ -73,7 +73,7 @@ def _write(arguments: argparse.Namespace, runs: list[Path], summaries: list[Summ
     try:
         write_whole("report", page, lambda draft: write_report(draft, summaries))
         yield f"report {page}"
-    except BadArgument as error:  # nobody asked for it; the tables are there
+    except (BadArgument, CannotBeDone) as error:  # nobody asked for it; the tables are there
         print(
             f"stress: no page is written: {one_line(str(error))}; --report FILE chooses where",
             file=sys.stderr,

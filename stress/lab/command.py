@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -31,6 +32,7 @@ from stress.lab.recorded_truth import Truth, truth_of
 from stress.lab.sweep import Sweep
 from stress.lab.tables import show_table
 from stress.pool import EXECUTORS, open_executor
+from stress.system.files import write_whole
 
 SEEDS = 5
 DEMONSTRATION: Mapping[str, list[Any]] = {"order": [0, 5, 9], "delay": [0.1, 0.5, 1.0, 2.0]}
@@ -135,10 +137,6 @@ def command_lab(arguments: argparse.Namespace) -> int:
         truth.judge(points, sweep)
     found = choices(points, sweep.rows, list(study.grid.axes))
     answer = sentence(found, study.goal, study.grid.base.load)
-    if study.out is not None:
-        from stress.lab.page import write_lab_page  # noqa: PLC0415 - plotly is heavy, and an extra
-
-        write_lab_page(study.out / REPORT_FILE, study.about, answer, found, study.goal, sweep, truth)
     if arguments.json:
         print(
             json.dumps(
@@ -152,6 +150,17 @@ def command_lab(arguments: argparse.Namespace) -> int:
         )
     else:
         show(Console(), study, answer, found, sweep, truth)
+    sys.stdout.flush()  # a result is printed before it is saved
+    if study.out is not None:
+        from stress.lab.page import write_lab_page  # noqa: PLC0415 - plotly is heavy, and an extra
+
+        def write(draft: Path) -> None:
+            write_lab_page(draft, study.about, answer, found, study.goal, sweep, truth)
+
+        page = study.out / REPORT_FILE
+        write_whole("--out", page, write)
+        if not arguments.json:
+            Console().print(str(page), soft_wrap=True)
     return EXIT_SUCCESS
 
 
@@ -262,5 +271,3 @@ def show(
         console.print(line, soft_wrap=True, highlight=False)
     for note in sweep.notes:
         console.print(f"- {note}", style="dim", soft_wrap=True, highlight=False)
-    if study.out is not None:
-        console.print(str(study.out / REPORT_FILE), soft_wrap=True)

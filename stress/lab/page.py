@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from stress.analysis.charts import BLUE, GREEN, GREY, HEIGHT, ORANGE, RED, Chart
 from stress.analysis.grids import Grid
 from stress.analysis.report import chart_card, table_card, write_page
-from stress.errors import BadInput
 from stress.lab.answer import Choice, Goal, best_of, error_of, front, is_default, pages_to_gib, same
 from stress.lab.recorded_truth import Truth
 from stress.lab.sweep import Sweep
@@ -42,7 +41,7 @@ def write_lab_page(
     sweep: Sweep,
     truth: Truth | None,
 ) -> None:
-    """Write the page. Raises BadInput when it cannot be written."""
+    """Write the page. Raises OSError."""
     load = sweep.points[0].load
     error = error_of(load)
     pictures = [_trade(found, goal, error), _curves(found, goal, error, sweep, truth)]
@@ -52,10 +51,7 @@ def write_lab_page(
         table_card(_table(found, goal, load)),
         _belief(load, sweep, truth),
     ]
-    try:
-        write_page(path, f"{about}: free page reporting", "Which setting of free page reporting?", parts)
-    except OSError as error:
-        raise BadInput(f"--out: {path}: {error.strerror or error}") from error
+    write_page(path, f"{about}: free page reporting", "Which setting of free page reporting?", parts)
 
 
 def _figure(x: str, y: str) -> go.Figure:

@@ -19,6 +19,7 @@ from pagealloc.sync_real import RealSync
 from stress.errors import BadInput
 from stress.lab.options import Options
 from stress.lab.predict import Row, predict
+from stress.system.files import unwritten
 
 ROWS_FILE = "rows.jsonl"
 CHUNK_S = 1.0
@@ -68,7 +69,7 @@ class Sweep:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         except OSError as error:
-            raise BadInput(f"--out: {path}: {error.strerror or error}") from error
+            raise unwritten("--out", path, error) from error
         numbers: dict[str, list[int]] = {}
         for number, key in enumerate(self._keys):
             numbers.setdefault(key, []).append(number)
@@ -94,7 +95,7 @@ class Sweep:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(kept) + "\n")
             except OSError as error:
-                raise BadInput(f"--out: {self._path}: {error.strerror or error}") from error
+                raise unwritten("--out", self._path, error) from error
 
     def missing(self) -> list[int]:
         """List the numbers of the points without a row."""

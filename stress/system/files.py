@@ -5,6 +5,7 @@ A path that is to be written is tried before the work begins (`check_writable`),
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -14,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from stress.errors import BadArgument
+from stress.errors import BadArgument, CannotBeDone
 from stress.system.leaving import owed
 
 READ_BYTES_MAX = 64 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_text(path: Path) -> str:
@@ -35,7 +37,7 @@ def read_text(path: Path) -> str:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Try whether a file can be written. Raises BadArgument, which names the option."""
+    """Try whether a file can be written. Raises what `unwritten` returns, or BadArgument."""
     try:
         if path.is_dir():
             raise BadArgument(f"{option}: {path} is a folder, expected a file")
@@ -45,13 +47,13 @@ def check_writable(option: str, path: Path) -> None:
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
     except OSError as error:
-        raise BadArgument(f"{option}: {path}: {error.strerror}") from error
+        raise unwritten(option, path, error) from error
 
 
 def write_whole(option: str, path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file under another name, which becomes `path` when it is whole.
 
-    A device or a pipe is written as it is. Raises BadArgument, which names the option, and leaves what was there.
+    A device or a pipe is written as it is. Raises what `unwritten` returns, and leaves what was there.
     """
     target = path.resolve()  # a link stays one
     try:
@@ -63,7 +65,13 @@ def write_whole(option: str, path: Path, write: Callable[[Path], object]) -> Non
             write(draft)
             draft.replace(target)
     except OSError as error:
-        raise BadArgument(f"{option}: {path}: {error.strerror or error}") from error
+        raise unwritten(option, path, error) from error
+
+
+def unwritten(option: str, path: Path, error: OSError) -> BadArgument | CannotBeDone:
+    """Make the exception that names an option whose file cannot be written: a full disk is nobody's bad argument."""
+    kind = CannotBeDone if error.errno in NO_ROOM else BadArgument
+    return kind(f"{option}: {path}: {error.strerror or error}")
 
 
 @contextmanager

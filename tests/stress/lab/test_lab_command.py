@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import pytest
 
 from pagealloc.sync_real import gil_enabled
 from stress.cli import main
+from stress.errors import CannotBeDone
 from stress.lab.loads.curve import read_curve
+from stress.lab.sweep import Sweep
 from stress.lab.validate import RECORDED, builds
 from stress.mutants import planted
 
@@ -377,6 +380,30 @@ def test_a_curve_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "curve.csv"
     path.write_text("t_s,used_mib\n0,100\n1,200\n", encoding="utf-8-sig")
     assert read_curve(path).used_mib == (100, 200)
+
+
+def test_a_full_disk_leaves_the_answer_printed_and_no_half_of_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # a writer meets it as it would a full disk
+    try:
+        status = main([*BURST, "--jobs", "1", "--out", str(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    captured = capsys.readouterr()
+    assert status == 3
+    assert captured.err == f"stress: --out: {tmp_path / 'report.html'}: File too large\n"
+    assert captured.out.startswith("The one setting: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_row_that_finds_no_room_is_no_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").symlink_to("/dev/full")
+    limited = Sweep([], None)
+    limited._path, limited._keys = tmp_path / "rows.jsonl", ["a"]
+    with pytest.raises(CannotBeDone, match=r"--out: .*rows.jsonl: No space left on device"):
+        limited._keep(0, {}, [], [])
 
 
 def no_iterator(machine: object) -> int:
