@@ -1,6 +1,7 @@
 """The threads around the memory: delayed work, the reporting device and its worker, reporters, allocators.
 
 page_reporting  the worker and the device: start here
+scatterlist     the blocks of a batch in flight
 policy          what the worker may decide, and what the kernel decides
 policies        what others decide
 managed         all of it in one context manager, for programs

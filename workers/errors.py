@@ -38,6 +38,11 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:TEXT_MAX]
 
 
+def is_promise(promise: object) -> bool:
+    """Whether what a function returned is work that has not been done: of a coroutine, a generator or an executor."""
+    return any(hasattr(promise, name) for name in ("__await__", "send", "asend", "add_done_callback"))
+
+
 def close_promise(promise: object) -> None:
     """Close a coroutine that nobody will await, so that nothing warns of it later."""
     close = getattr(promise, "close", None)

@@ -43,6 +43,8 @@ def reporting(
     when the reporter did not come back within `timeout_s`. In the child of a fork the way out touches nothing.
     """
     process = os.getpid()
+    for zone in memory.zones:
+        zone.lock.check()
     start_reporter(reporter, memory)
     queue = Workqueue(memory.sync, "page_reporting")
     core = PageReporting(memory.zones, memory.revision, memory.sync, queue, delay_s=delay_s)

@@ -36,12 +36,14 @@ from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
-from workers.errors import close_promise, describe_error
+from workers.errors import close_promise, describe_error, is_promise
 from workers.policy import STOP, ReportingPolicy
+from workers.scatterlist import Scatterlist
 from workers.stats import PageReportingStats
 from workers.workqueue import DelayedWork, Workqueue
 
 PAGE_REPORTING_CAPACITY = 32  # entries of a scatterlist
+DELAY_MAX_S = 1e6  # what is longer is no delay, and no clock's either
 CAPACITY_MAX = 1 << 16  # a batch is memory that nobody can allocate; the kernel's limit is 32
 PAGE_REPORTING_DELAY_S = 2.0
 PAGE_REPORTING_IDLE, PAGE_REPORTING_REQUESTED, PAGE_REPORTING_ACTIVE = range(3)
@@ -105,37 +107,16 @@ class PageReportingDevice:
         capacity: int = PAGE_REPORTING_CAPACITY,
         name: str = "dev",
     ) -> None:
+        if isinstance(reporter, type) or not callable(getattr(reporter, "report", None)):
+            raise TypeError(f"reporter is {reporter!r:.200}, expected an object with report(zone, batch)")
+        if not isinstance(capacity, int) or not isinstance(order, int | None):
+            raise TypeError(f"capacity is {capacity!r} and order {order!r}, expected whole numbers")
         if not 1 <= capacity <= CAPACITY_MAX:
             raise ValueError(f"capacity is {capacity}, expected 1 .. {CAPACITY_MAX} entries")
         self.reporter = reporter
         self.order = order
         self.capacity = capacity
         self.name = name
-
-
-NO_ENTRY = (-1, 0)
-
-
-class Scatterlist:
-    """`capacity` entries, filled from the last one down: `entries[offset:]` are the blocks in flight."""
-
-    __slots__ = ("entries", "offset")
-
-    def __init__(self, capacity: int) -> None:
-        self.entries = [NO_ENTRY] * capacity
-        self.offset = capacity
-
-    def add(self, pfn: int, order: int) -> None:
-        self.offset -= 1
-        self.entries[self.offset] = pfn, order
-
-    def batch(self) -> list[tuple[int, int]]:
-        """Return (pfn, order) of the blocks in flight, in the order in which they are handed over and put back."""
-        return self.entries[self.offset :]
-
-    def reset(self) -> None:
-        self.offset = len(self.entries)
-        self.entries[:] = [NO_ENTRY] * self.offset
 
 
 class Flight(NamedTuple):
@@ -182,6 +163,8 @@ class PageReporting:
         policy: ReportingPolicy | None = None,
         alloc_scatterlist: Callable[[int], Scatterlist] = Scatterlist,
     ) -> None:
+        if not 0 <= delay_s <= DELAY_MAX_S:
+            raise ValueError(f"delay_s is {delay_s}, expected 0 .. {DELAY_MAX_S:g} seconds")
         self.zones = zones
         self.revision = revision
         self.delay_s = delay_s
@@ -223,6 +206,7 @@ class PageReporting:
                 raise DeviceBusy(f"device {self._registered.device.name} is registered; unregister it first")
             if self._leaving is not None:
                 raise DeviceBusy(f"device {self._leaving.device.name} is still leaving; unregister it again")
+            self._expect_no_other()
             order = self._effective_order(device)
             registration = Registration(device, order, self._sync, self.process)
             self._tell("page_reporting_register", device.name, order, device.capacity)
@@ -236,6 +220,14 @@ class PageReporting:
             return order
         finally:
             self._mutex.release()
+
+    def _expect_no_other(self) -> None:
+        """Raise DeviceBusy when another core reports these zones: their frees can ask only one."""
+        for zone in self.zones:
+            listener = zone.page_reporting_notify
+            other = getattr(getattr(listener, "func", listener), "__self__", None)
+            if isinstance(other, PageReporting) and other is not self and other.device is not None:
+                raise DeviceBusy(f"zone {zone.name} is reported to device {other.device.name} already")
 
     def _effective_order(self, device: PageReportingDevice) -> int:
         """Return its order; since v6.2 what the first device settled. Raises ValueError for one that no block has."""
@@ -510,9 +502,12 @@ class PageReporting:
         error: Exception | None = None
         try:
             promise: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
-            if hasattr(promise, "__await__"):
+            if promise is not None and is_promise(promise):
                 close_promise(promise)
-                error = PageReportingError("report(zone, batch) is a coroutine function, which nobody awaits")
+                what = (
+                    "is a coroutine function" if hasattr(promise, "__await__") else "only promises to report"
+                )
+                error = PageReportingError(f"report(zone, batch) {what}, which nobody awaits")
         except Exception as raised:
             error = raised.with_traceback(None)  # this frame is in it, and would keep itself and all it knows
         except SystemExit as raised:
@@ -529,8 +524,8 @@ class PageReporting:
         elif self._ending is None:  # the end of the worker is no failure of the device
             self.stats.failed_batches += 1
             self.stats.first_error = self.stats.first_error or describe_error(error)
-        what = None if error is None else describe_error(error)
-        self._tell("page_reporting_report_end", number, zone.number, what)
+        told = None if error is None else describe_error(error)
+        self._tell("page_reporting_report_end", number, zone.number, told)
         return error
 
     @staticmethod

@@ -23,7 +23,7 @@ from pagealloc.memory import Memory
 from pagealloc.sync import Event, Rng, Sync
 from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
-from workers.errors import ReporterError
+from workers.errors import ReporterError, describe_error
 from workers.page_reporting import Batch, Reporter
 from workers.qemu.reporter import QemuReporter
 
@@ -165,12 +165,15 @@ def start_reporter(reporter: Reporter, memory: Memory) -> None:
             start(memory)
         except ReporterError:
             raise
-        except Exception as error:
-            raise ReporterError(f"the reporter cannot start: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise ReporterError(f"the reporter cannot start: {describe_error(error)}") from error
 
 
 def close_reporter(reporter: Reporter) -> None:
-    """Call the reporter's `close`, if it has one."""
+    """Call the reporter's `close`, if it has one. Raises ReporterError when that raises."""
     close = getattr(reporter, "close", None)
     if close is not None:
-        close()
+        try:
+            close()
+        except (Exception, SystemExit) as error:
+            raise ReporterError(f"the reporter's close raised {describe_error(error)}") from error

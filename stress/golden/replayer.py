@@ -34,7 +34,8 @@ from pagealloc.zone import Zone
 from stress.errors import quoted
 from stress.golden.cases import CorruptCase, Json
 from stress.golden.state import digest, load_zone, zone_state
-from workers.page_reporting import Batch, DeviceBusy, PageReporting, PageReportingDevice, Scatterlist
+from workers.page_reporting import Batch, DeviceBusy, PageReporting, PageReportingDevice
+from workers.scatterlist import Scatterlist
 from workers.workqueue import Workqueue
 
 EBUSY = -16

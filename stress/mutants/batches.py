@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stress.mutants.planting import Mutant, edited
-from workers.page_reporting import PageReporting, Scatterlist
+from workers.page_reporting import PageReporting
+from workers.scatterlist import Scatterlist
 
 BATCHES = {
     "M-19": Mutant(

@@ -82,7 +82,7 @@ LIFE = {
                 "_report",
                 """
                 +     self.unregister(registration.device)
-                  what = None if error is None else describe_error(error)
+                  told = None if error is None else describe_error(error)
                 """,
             ),
         ),

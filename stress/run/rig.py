@@ -16,6 +16,7 @@ from stress.run.manners import Manners
 from stress.run.params import RunParams
 from stress.run.reach import Reach
 from stress.run.violations import Violations
+from workers.errors import describe_error
 from workers.page_reporting import PageReporting, PageReportingDevice, Reporter, ReporterStuck
 from workers.reporters import close_reporter, start_reporter
 from workers.workqueue import Workqueue
@@ -62,6 +63,7 @@ class Rig:
         )
         order = self.memory.layout.pageblock_order if params.order is None else params.order
         self.reach = Reach(order, params.capacity)
+        self._closed = False  # whether the reporter was told that the run is over
 
     def start(self) -> None:
         """Start the reporter and the worker, and register the device. Raises ReporterError: there is no run then."""
@@ -74,7 +76,12 @@ class Rig:
     def release(self) -> None:
         """Let lost batches come back, and the reporter end: no batch is handed over any more."""
         self.manners.release()
-        close_reporter(self._reporter)
+        if not self._closed:
+            self._closed = True
+            try:
+                close_reporter(self._reporter)
+            except BaseException as error:  # nobody else's: this thread is the run's own
+                self.violations.add(describe_error(error))
 
     def unregister(self, patience_s: float) -> ReporterStuck | None:
         """Part with the device; returns what says why not when it does not leave within `patience_s`."""

@@ -25,10 +25,10 @@ from workers.page_reporting import (
     PageReporting,
     PageReportingDevice,
     Reporter,
-    Scatterlist,
 )
 from workers.policy import ReportingPolicy
 from workers.reporters import close_reporter, start_reporter
+from workers.scatterlist import Scatterlist
 from workers.stats import PageReportingStats
 from workers.workqueue import Workqueue
 

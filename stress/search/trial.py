@@ -6,7 +6,7 @@ from collections.abc import Callable
 from traceback import extract_tb, format_list
 
 from pagealloc.zone import Zone
-from workers.errors import ReporterError, close_promise, describe_error
+from workers.errors import ReporterError, close_promise, describe_error, is_promise
 from workers.page_reporting import Batch, Reporter
 
 FRAMES_MAX = 5  # of what it raised, that are told
@@ -65,7 +65,7 @@ class Tried:
         self._trial.calls += 1
         try:
             promise: object = self.inner.report(zone, batch)  # type: ignore[func-returns-value]
-            if hasattr(promise, "__await__"):
+            if promise is not None and is_promise(promise):
                 close_promise(promise)
                 raise ReporterError("report(zone, batch) is a coroutine function, which nobody awaits")
         except (Exception, SystemExit) as error:

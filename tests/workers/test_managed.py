@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
 from pagealloc import GFP_KERNEL, Memory, ZoneSpec, validate
-from pagealloc.errors import AnotherProcess, PageAllocError
+from pagealloc.errors import AnotherProcess, PageAllocError, RamError
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 from workers import Discard, Null, PageReportingDevice, WorkerDied, Workqueue, reporting
 from workers.child import Child
-from workers.errors import TEXT_MAX, describe_error
-from workers.page_reporting import Batch, PageReporting
+from workers.errors import TEXT_MAX, ReporterError, describe_error
+from workers.page_reporting import Batch, DeviceBusy, PageReporting
 from workers.workqueue import DelayedWork
 
 NR_PAGES = 8192
@@ -234,3 +237,92 @@ def test_a_started_queue_says_what_it_cannot_do() -> None:
 
 def test_the_text_of_an_error_is_one_line() -> None:
     assert describe_error(KeyError("a\rb")) == r"KeyError: 'a\rb'"
+
+
+class Unfinished:
+    """Returns what has not been done."""
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = make
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        return self._make()  # type: ignore[return-value]
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def asynchronous_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("make", [generator, asynchronous_generator, Future])
+def test_what_a_reporter_has_only_promised_is_not_handed_over(
+    make: Callable[[], object], until: Callable[..., None]
+) -> None:
+    with Memory([ZoneSpec("Normal", NR_PAGES)], ram=None) as memory:
+        with reporting(memory, Unfinished(make), delay_s=0.0, capacity=1) as core:
+            until(lambda: core.stats.batches, "a batch")
+        assert core.stats.failed_batches == core.stats.batches
+        assert core.stats.reported_blocks == 0
+
+
+def test_a_second_core_over_the_same_zones_is_refused_while_the_first_reports() -> None:
+    with Memory([ZoneSpec("Normal", 4096)], ram=None) as memory:
+        with (
+            reporting(memory, Null()),
+            pytest.raises(DeviceBusy, match="zone Normal is reported to device"),
+            reporting(memory, Null()),
+        ):
+            pass
+        with reporting(memory, Null()):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"delay_s": float("nan")}, "delay_s is nan"),
+        ({"delay_s": float("inf")}, "delay_s is inf"),
+        ({"delay_s": -1.0}, "delay_s is -1.0"),
+        ({"order": 3.5}, "capacity is 32 and order 3.5"),
+        ({"capacity": 1.5}, "capacity is 1.5 and order None"),
+        ({"reporter": None}, "reporter is None, expected an object with report"),
+        ({"reporter": Null}, "expected an object with report"),
+    ],
+)
+def test_numbers_and_reporters_that_mean_nothing_are_refused_where_they_are_given(
+    arguments: dict[str, Any], error: str
+) -> None:
+    given: dict[str, Any] = {"reporter": Null(), **arguments}
+    with (
+        Memory([ZoneSpec("Normal", 4096)], ram=None) as memory,
+        pytest.raises((TypeError, ValueError), match=error),
+        reporting(memory, **given),
+    ):
+        pass
+
+
+class Quits:
+    def start(self, memory: Memory) -> None:
+        sys.exit(0)
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        """Never called."""
+
+
+def test_a_reporter_that_leaves_while_it_starts_cannot_start() -> None:
+    with (
+        Memory([ZoneSpec("Normal", 4096)], ram=None) as memory,
+        pytest.raises(ReporterError, match="cannot start: SystemExit"),
+        reporting(memory, Quits()),
+    ):
+        pass
+
+
+def test_a_closed_memory_says_that_it_is_closed() -> None:
+    memory = Memory([ZoneSpec("Normal", 4096)])
+    memory.close()
+    with pytest.raises(RamError, match="this memory is closed"):
+        memory.view(memory.zones[0].start_pfn)

@@ -26,8 +26,8 @@ from workers.page_reporting import (
     Block,
     PageReporting,
     PageReportingDevice,
-    Scatterlist,
 )
+from workers.scatterlist import Scatterlist
 from workers.workqueue import Workqueue
 
 ORDER = 3

@@ -22,8 +22,9 @@ from stress.golden.cases import CorruptCase, find_cases
 from stress.golden.comparison import replay
 from stress.mutants import MUTANTS, Edit
 from stress.mutants.planting import install
-from workers.page_reporting import PageReporting, Scatterlist
+from workers.page_reporting import PageReporting
 from workers.policy import ReportingPolicy
+from workers.scatterlist import Scatterlist
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
