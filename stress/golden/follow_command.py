@@ -55,6 +55,10 @@ def command_follow(arguments: argparse.Namespace) -> int:
         calls = calls_of(read_ftrace(arguments.trace), PRESETS[arguments.preset])
     except OSError as error:
         raise BadInput(f"{arguments.trace}: {error.strerror}") from error
+    if not guest:
+        raise BadInput(f"{arguments.zoneinfo}: no zone in it, expected /proc/zoneinfo text")
+    if not calls:
+        raise BadInput(f"{arguments.trace}: no call in it, expected trace text with all kmem events")
     agreement = follow(guest, PRESETS[arguments.preset], calls)
     print(*lines_of(agreement), sep="\n")
     enough = agreement.zone_calls > 0 and agreement.share >= arguments.at_least

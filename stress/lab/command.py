@@ -28,6 +28,7 @@ from stress.lab.answer import (
 from stress.lab.loads.catalogue import HELP as LOADS
 from stress.lab.options import SINGLE, SWEPT, Grid, Options, parse_words
 from stress.lab.predict import preset_told
+from stress.lab.proc_state import check_zoneinfo
 from stress.lab.recorded_truth import Truth, truth_of
 from stress.lab.sweep import Sweep
 from stress.lab.tables import show_table
@@ -198,6 +199,8 @@ def read_study(arguments: argparse.Namespace) -> Study:
     words |= {name: value for name in (*SWEPT, *SINGLE) if (value := getattr(arguments, name)) is not None}
     goal = parse_goal(words.pop("goal", arguments.goal))
     state = (*(arguments.state or ()), *(arguments.zoneinfo or ()))
+    for path in arguments.zoneinfo or ():
+        check_zoneinfo(Path(path))
     if "preset" not in words and load is not None and load.startswith("trace:") and state:
         words["preset"] = preset_told(map(Path, state))
     values = {

@@ -115,6 +115,12 @@ def read_state(paths: Iterable[Path], *, lists_known: bool = False) -> ProcState
     return state
 
 
+def check_zoneinfo(path: Path) -> None:
+    """Raise BadState for a file that tells of no zone as zoneinfo does."""
+    if re.search(r"^Node \d+, zone +\w+$", read_text(path), re.MULTILINE) is None:
+        raise BadState(f"--zoneinfo: {path}: no zone in it, expected zoneinfo text")
+
+
 def _read(text: str, path: Path, state: ProcState) -> None:
     zone: ZoneState | None = None
     blocks_of: list[str] = []  # migratetypes of the pageblock table that was begun

@@ -150,7 +150,9 @@ def test_the_command_says_how_many_agree(capsys: pytest.CaptureFixture[str]) -> 
     ("words", "complaint"),
     [
         ([str(ZONEINFO), str(ZONEINFO)], "expected a line of trace text"),
-        ([str(TRACE), str(TRACE)], "the guest has no zone with pages"),
+        ([str(TRACE), str(TRACE)], f"{TRACE}: no zone in it, expected /proc/zoneinfo text"),
+        ([str(TRACE), "/dev/null"], "/dev/null: no zone in it, expected /proc/zoneinfo text"),
+        (["/dev/null", str(ZONEINFO)], "/dev/null: no call in it, expected trace text"),
         (["nowhere.txt", str(ZONEINFO)], "nowhere.txt: No such file"),
         ([str(TRACE), "nowhere.txt"], "nowhere.txt: "),
         ([str(TRACE), str(ZONEINFO), "--at-least=7"], "--at-least: 7, expected a share"),

@@ -446,6 +446,7 @@ def test_a_load_that_cannot_be_is_refused(
     ("words", "complaint"),
     [
         (["--used", "1GiB"], "--used 1024 MiB: expected the guest's 512 MiB at most"),
+        (["--zoneinfo", "/dev/null"], "--zoneinfo: /dev/null: no zone in it, expected zoneinfo text"),
         (["--goal", "refaults<=-1"], "--goal: 'refaults<=-1': -1 refaults, expected 0 or more"),
         (["--goal", "refaults<=nan"], "nan refaults, expected 0 or more"),
         (["--policy", "share:200"], "'200' is more than 100, expected share:PERCENT"),
