@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stress.analysis.log import open_run
+from stress.analysis.log import open_run, warn_of_damage
 from stress.analysis.perfetto import write_perfetto
 from stress.analysis.report import write_report
 from stress.analysis.summary import Summary, summarize
@@ -82,4 +82,5 @@ def _write(arguments: argparse.Namespace, runs: list[Path], summaries: list[Summ
 
 def _summarize(run: Path) -> Summary:
     with open_run(run) as log:
+        warn_of_damage(run)
         return summarize(log)

@@ -11,6 +11,7 @@ only read.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,10 @@ from rich.console import Console
 
 from stress.analysis.schema import event_view, table_columns
 from stress.analysis.views import VIEWS
+from stress.errors import one_line
 from stress.log.events import EVENTS
 from stress.log.files import BadLog, log_files
-from stress.log.reader import check_is_log
+from stress.log.reader import check_is_log, damage_of
 from stress.system.files import temporary_folder
 
 MEMORY_LIMIT = "512MiB"
@@ -79,6 +81,12 @@ def open_run(run: Path, writable: Path | None = None) -> Iterator[RunLog]:
             yield RunLog(run, connection)
         finally:
             connection.close()
+
+
+def warn_of_damage(run: Path) -> None:
+    """Say on stderr when a log that can be asked is not as it was written: its figures may mislead."""
+    if (damage := damage_of(run)) is not None:
+        print(f"stress: warning: {one_line(f'{run}: {damage}')}; verify says more", file=sys.stderr)
 
 
 def _load(connection: duckdb.DuckDBPyConnection, run: Path) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stress.analysis.log import RunLog, open_run
+from stress.analysis.log import RunLog, open_run, warn_of_damage
 from stress.analysis.schema import event_meaning
 from stress.analysis.views import VIEWS
 from stress.errors import EXIT_SUCCESS, BadArgument, one_line, quoted
@@ -54,6 +54,7 @@ def command_sql(arguments: argparse.Namespace) -> int:
     if arguments.parquet is not None:
         _check_folder(arguments.parquet, arguments.run)
     with open_run(arguments.run, arguments.parquet) as log:
+        warn_of_damage(arguments.run)
         try:
             for statement in statements:
                 _answer(log.connection.execute(statement), arguments)

@@ -26,7 +26,7 @@ from stress.log.events import (
     ThreadBegin,
     ZoneRecord,
 )
-from stress.log.files import BadLog, LogDamage, log_files, open_log, read_sums
+from stress.log.files import BadLog, LogDamage, log_files, open_log, read_sums, sums_of
 from stress.log.hearing import Heard
 
 TAGS = {cls: event for event, cls in EVENTS.items()}
@@ -94,6 +94,29 @@ class LogReader:
         if self.end is None:
             raise LogDamage(f"{self.where}: the log was cut here: the run did not come to its end")
 
+    def skim(self) -> None:
+        """Read lines only, and decode each file's first and those that may be the log's last. Raises LogDamage."""
+        summed = sums_of(self.files[0]).exists()
+        for path in self.files:
+            self._file, self._line = path, 0
+            if summed and not sums_of(path).exists():
+                raise LogDamage(f"{path.name}: no checksums beside it, as the other files of the log have")
+            with open_log(path) as lines:
+                for line in self._lines(path, lines):
+                    self._line += 1
+                    if self.end is not None:
+                        raise LogDamage(f"{self.where}: a record behind the last one")
+                    if self._line == 1 or b'"log_end"' in line:
+                        self._skimmed(line)
+        if self.end is None:
+            raise LogDamage(f"{self.where}: the log was cut here: the run did not come to its end")
+
+    def _skimmed(self, line: bytes) -> None:
+        self._line -= 1  # counted again
+        for record in self.records_of(iter([line])):
+            if isinstance(record, LogEnd):
+                self.end = record
+
     def _check(self, record: Record) -> None:
         if self.end is not None:
             raise LogDamage(f"{self.where}: a record behind the last one")
@@ -153,6 +176,18 @@ class LogReader:
 def heard(record: Record) -> Heard:
     """Return a record as the judge takes it."""
     return TAGS[type(record)], record.thread, astuple(record)[HEADER_FIELDS:]
+
+
+def damage_of(run: Path) -> str | None:
+    """Say what a look at checksums and ends finds wrong with a run's log; a whole reading may find more."""
+    reader = LogReader(run)
+    try:
+        reader.skim()
+    except (LogDamage, BadLog) as damage:
+        return str(damage)
+    except (OSError, EOFError, zlib.error) as error:
+        return f"{reader.where}: unreadable from here ({error})"
+    return None
 
 
 def check_is_log(run: Path) -> None:

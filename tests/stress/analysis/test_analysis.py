@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from stress.analysis.summary import Summary, summarize
 from stress.analysis.views import VIEWS
 from stress.cli import main
 from stress.log.events import EVENTS, SCHEMA_VERSION, field_names
+from stress.log.files import sum_of
 
 
 @cache
@@ -485,6 +487,60 @@ def test_a_log_that_was_cut_is_analyzed_and_said_to_be_cut(tmp_path: Path) -> No
     assert (found.cut, found.verdict) == (True, None)
     assert "The log was cut" in found.sentences[0]
     assert found.locks_by_site[0]["acquisitions"] == 1
+
+
+def cut_off(run: Path) -> None:
+    path = max(run.glob("events*.ndjson"))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def altered(run: Path) -> None:
+    # In the second block: a log whose first one is damaged is told to be none.
+    path, sums = run / "events-0001.ndjson", run / "checksums-0001.txt"
+    lines = path.read_bytes().splitlines(keepends=True)
+    sums.write_bytes(sum_of(b"".join(lines[:-9])) + sum_of(b"".join(lines[-9:])))
+    lines[-2] = lines[-2].replace(b'"t":', b'"t":1', 1)
+    path.write_bytes(b"".join(lines))
+
+
+def added_to(run: Path) -> None:
+    (run / "events-9999.ndjson").write_bytes((run / "events-0001.ndjson").read_bytes())
+
+
+def another_ones(run: Path) -> None:
+    (run / "events-0001x.ndjson").write_text('{"users": [1, 2, 3]}\n')
+
+
+def untouched(run: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "warning"),
+    [
+        (cut_off, "the log was cut here"),
+        (altered, "not as it was written (checksum)"),
+        (added_to, "events-9999.ndjson"),
+        (another_ones, "events-0001x.ndjson"),
+        (untouched, ""),
+    ],
+)
+@pytest.mark.parametrize("command", [["sql", "RUN", "SELECT 1"], ["analyze", "RUN"]], ids=lambda c: c[0])
+def test_a_log_that_is_not_as_it_was_written_is_asked_with_a_warning(
+    recorded_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    spoil: Callable[[Path], None],
+    warning: str,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(recorded_run, run)
+    spoil(run)
+    assert main([str(run) if word == "RUN" else word for word in command]) == 0
+    err = capsys.readouterr().err
+    assert err.count("stress: warning: ") == err.count("\n") == bool(warning)
+    assert warning in err
 
 
 # -- Perfetto ----------------------------------------------------------------------------------------------
