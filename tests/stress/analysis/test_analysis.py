@@ -508,7 +508,12 @@ def added_to(run: Path) -> None:
 
 
 def another_ones(run: Path) -> None:
-    (run / "events-0001x.ndjson").write_text('{"users": [1, 2, 3]}\n')
+    # Between two of the log's own, and a record by its look.
+    lines = (run / "events-0001.ndjson").read_bytes().splitlines(keepends=True)
+    for name, part in (("0001", lines[:-9]), ("0002", lines[-9:])):
+        (run / f"events-{name}.ndjson").write_bytes(b"".join(part))
+        (run / f"checksums-{name}.txt").write_bytes(sum_of(b"".join(part)))
+    (run / "events-0001x.ndjson").write_bytes(lines[5])
 
 
 def untouched(run: Path) -> None:
