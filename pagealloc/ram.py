@@ -214,9 +214,10 @@ class Ram:
     def _check_within(self, offset: int, nr_bytes: int) -> None:
         if offset < 0 or nr_bytes <= 0 or offset + nr_bytes > self.nr_bytes:
             self._check_process()
-            if self._mmap is None:
-                raise RamError("this memory is closed: its RAM has gone back to the operating system")
-            raise RamError(f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM")
+            closed = ": this memory is closed" if self._mmap is None else ""
+            raise RamError(
+                f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM{closed}"
+            )
 
     def _check_process(self) -> None:
         if self._parted:
