@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from queue import SimpleQueue
 from statistics import median
 from typing import NamedTuple, cast
 
 from greenlet import greenlet
 
 from pagealloc.revision import PRESETS
-from pagealloc.sync import Lock
 from pagealloc.sync_real import RealSync
 from stress.bench.measure import Row, compare, processor_seconds
 from stress.controlled.strategy import RandomWalk
@@ -45,8 +45,7 @@ class Baton:
     def __init__(self, run: Callable[[], None] | None, parent: Baton | None = None) -> None:
         self._run = run
         self._parent = parent
-        self._turn: Lock = self._sync.mutex("baton")
-        self._turn.acquire()
+        self._turn: SimpleQueue[None] = SimpleQueue()  # no lock, which only its owner can give back
         self._thrown: type[BaseException] | None = None
         self._started = run is None
         self.dead = False
@@ -63,11 +62,11 @@ class Baton:
         mine = Baton._current
         Baton._current = self
         if self._started:
-            self._turn.release()
+            self._turn.put(None)
         else:
             self._started = True
             self._sync.spawn("baton", self._live)
-        mine._turn.acquire()  # noqa: SLF001 - one of us
+        mine._turn.get()  # noqa: SLF001 - one of us
         if mine._thrown is not None:  # noqa: SLF001
             raise mine._thrown  # noqa: SLF001
 
@@ -85,7 +84,7 @@ class Baton:
         self._run()
         self.dead = True
         Baton._current = self._parent
-        self._parent._turn.release()  # noqa: SLF001
+        self._parent._turn.put(None)  # noqa: SLF001
 
 
 class ThreadWorld(World):

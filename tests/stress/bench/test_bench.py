@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pagealloc import GFP_KERNEL, Memory, ZoneSpec
+from pagealloc.revision import PRESETS
 from pagealloc.zone import Zone
 from stress.bench import command, hypervisor, peers, table, virtual_time
 from stress.bench.growth import Curve, reported_share, reporting_by_size, zone_size, zones
@@ -354,3 +355,10 @@ def test_a_recorded_guest_runs_faster_than_in_reality() -> None:
     assert row.goal == 1000
     assert row.ratio is not None
     assert row.ratio > 50, "on any machine, however busy"
+
+
+def test_the_baton_goes_through_the_schedules_that_coroutines_go_through() -> None:
+    search = pytest.importorskip("stress.bench.search", reason="greenlet is not installed")
+    program = search.Program("locks", search._locks, PRESETS["v6.1"])
+    on_threads = search._measure(program, search.ThreadWorld, 3, seed=1)
+    assert on_threads.points == search._measure(program, search.World, 3, seed=1).points
