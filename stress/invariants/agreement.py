@@ -38,6 +38,7 @@ class Agreement:
         self._moved: dict[
             int, list[tuple[int, int]]
         ] = {}  # (pfn, type) of blocks that changed lists, under this hold
+        self._retyped: dict[int, set[int]] = {}  # pageblocks that got a type, under this hold
         self._left: set[tuple[int, int | None]] = (
             set()
         )  # lists that lost a block since the worker's last visit
@@ -109,6 +110,8 @@ class Agreement:
         for pfn, migratetype in self._moved.pop(zone, ()) if self._moved else ():
             own = self._judge.zones[zone].block_type(pfn)
             self._expect(f"the list of pfn {pfn:#x}, which moved to that of its pageblock", migratetype, own)
+        if self._retyped:
+            self._retyped.pop(zone, None)
         self._claimant.pop(zone, None)
         asked = self._asked.pop(thread, None) if self._asked else None
         if wait_ns:
@@ -293,8 +296,25 @@ class Agreement:
         heads = shadow.free.keys() | shadow.in_flight.keys() | shadow.taken.keys() | {shadow.start_pfn}
         if pfn % (1 << shadow.pageblock_order) and pfn not in heads:
             self._fail(f"the pageblock at pfn {pfn:#x} gets a type, and none begins there")
+        self._settle_moves(shadow, zone, pfn)
         if zone in self._given_back:
             self._expect("the pageblock that is given back", (pfn, migratetype), self._given_back.pop(zone))
+
+    def _settle_moves(self, shadow: ShadowZone, zone: int, pfn: int) -> None:
+        """Compare no later what went to the list of a type that a pageblock got under this hold, and gets again.
+
+        A request for the reserve claims a pageblock for its own type first, and reserves it then.
+        """
+        block = pfn >> shadow.pageblock_order
+        retyped = self._retyped.setdefault(zone, set())
+        if block in retyped and zone in self._moved:
+            settled = shadow.block_type(pfn)
+            self._moved[zone] = [
+                (at, migratetype)
+                for at, migratetype in self._moved[zone]
+                if at >> shadow.pageblock_order != block or migratetype != settled
+            ]
+        retyped.add(block)
 
     def split_large(self, thread: int, zone: int, seq: int, pfn: int, order: int) -> None:
         self._left.add((order, self._judge.zones[zone].type_of.get(pfn)))
