@@ -1,0 +1,64 @@
+"""What the records of a log say of each other, held against what a real zone does under one hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pagealloc import Layout, Memory, Zone, ZoneSpec
+from pagealloc.mmzone import ALLOC_HIGHATOMIC, MIGRATE_HIGHATOMIC, MIGRATE_MOVABLE, MIGRATE_UNMOVABLE
+from stress.log.hearing import Heard, Hearing
+from stress.log.snapshot import begin_zone
+
+SMALL = Layout(nr_orders=5, pageblock_order=3)
+PAGEBLOCKS = 200  # a reserve is whole pageblocks of a percent of the zone
+
+
+def half_full() -> Zone:
+    """Return a zone in which every pageblock has half its pages free, all of them movable."""
+    (zone,) = Memory([ZoneSpec("Normal", PAGEBLOCKS << 3)], layout=SMALL, ram=None, page_sets=False).zones
+    taken = [zone.rmqueue_buddy(2, MIGRATE_MOVABLE) for _ in range(2 * PAGEBLOCKS)]
+    for pfn in taken:
+        if pfn & 4:
+            zone.free_pages_ok(pfn, 2)
+    return zone
+
+
+def claim_and_reserve(zone: Zone) -> list[Heard]:
+    """Return the records of a request that claims a pageblock for its own type and then keeps it as reserve."""
+    records: list[Heard] = []
+
+    def trace(event: str, *fields: Any) -> None:
+        records.append((event, 0, (zone.number, len(records), *fields)))
+
+    begin_zone(zone, trace)
+    zone.trace = trace
+    assert zone.rmqueue_buddy(1, MIGRATE_UNMOVABLE, ALLOC_HIGHATOMIC) >= 0
+    trace("lock_release", 0, 0, "rmqueue_buddy")
+    return records
+
+
+def judged(records: list[Heard]) -> list[str]:
+    broken: list[str] = []
+    Hearing(lambda invariant, text: broken.append(f"{invariant}: {text}")).hear(records)
+    return broken
+
+
+def moves(records: list[Heard]) -> list[int]:
+    return [at for at, (event, *_) in enumerate(records) if event == "move_to_free_list"]
+
+
+def test_a_pageblock_may_be_claimed_and_reserved_under_one_hold() -> None:
+    records = claim_and_reserve(half_full())
+    assert [records[at][2][-2] for at in moves(records)] == [MIGRATE_UNMOVABLE, MIGRATE_HIGHATOMIC]
+    assert judged(records) == []
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_move_to_another_list_than_the_pageblocks_is_noticed(which: int) -> None:
+    records = claim_and_reserve(half_full())
+    at = moves(records)[which]
+    event, thread, fields = records[at]
+    records[at] = event, thread, (*fields[:-2], MIGRATE_MOVABLE, fields[-1])
+    assert judged(records) != []
