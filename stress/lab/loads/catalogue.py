@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from pagealloc.mmzone import Layout
 from pagealloc.revision import PRESETS
 from stress.errors import BadInput, quoted
 from stress.lab.engine import Load, Machine
@@ -23,7 +24,7 @@ HELP = (
 )
 
 
-ORDER_MAX = 10
+ORDER_MAX = Layout().top_order
 # Bounds that keep a run's length one that somebody waits for.
 PERIOD_S_MIN, TIME_S_MAX = 1e-3, 1e6
 RATE_MIN, RATE_MAX = 1e-6, 1e3

@@ -186,11 +186,7 @@ def free_from_two_zones(kit: Kit) -> None:
     kit.rest(all_reported=False)
 
 
-@scenario
-def allocate_from_many_threads(kit: Kit) -> None:
-    """Allocate and free by the front, from two tasks, beside the worker: every block has one owner (S2)."""
-    kit.build(("Normal", 64), capacity=2, lockless=True)
-
+def _churn_from_two_tasks(kit: Kit) -> None:
     def churn() -> None:
         for pfn in _alloc(kit, 1, order=3):
             kit.memory.free_pages(pfn, 3)
@@ -199,6 +195,13 @@ def allocate_from_many_threads(kit: Kit) -> None:
     kit.spawn("one", churn)
     kit.spawn("other", churn)
     kit.rest()
+
+
+@scenario
+def allocate_from_many_threads(kit: Kit) -> None:
+    """Allocate and free by the front, from two tasks, beside the worker: every block has one owner (S2)."""
+    kit.build(("Normal", 64), capacity=2, lockless=True)
+    _churn_from_two_tasks(kit)
 
 
 @scenario
@@ -210,15 +213,7 @@ def a_lock_that_is_taken_is_waited_for(kit: Kit) -> None:
     kit.build(("Normal", 64), capacity=2)
     for zone in kit.zones:
         zone.lock.may_wait = False
-
-    def churn() -> None:
-        for pfn in _alloc(kit, 1, order=3):
-            kit.memory.free_pages(pfn, 3)
-
-    kit.start()
-    kit.spawn("one", churn)
-    kit.spawn("other", churn)
-    kit.rest()
+    _churn_from_two_tasks(kit)
 
 
 @scenario
