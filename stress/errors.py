@@ -28,8 +28,8 @@ class Verdict(StrEnum):
     CANNOT_DECIDE = "CANNOT DECIDE"
 
     @classmethod
-    def of(cls, *, failed: bool) -> Verdict:
-        return cls.FAILURE if failed else cls.SUCCESS
+    def of(cls, *, failed: bool, undecided: bool = False) -> Verdict:
+        return cls.FAILURE if failed else cls.CANNOT_DECIDE if undecided else cls.SUCCESS
 
     @property
     def exit_status(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pagealloc.errors import PageAllocError
 
+# What a coroutine, both kinds of generators, and an executor's future have.
+PROMISES = ("__await__", "send", "asend", "add_done_callback")
 TEXT_MAX = 300  # characters of an exception's text that are told
 
 
@@ -38,13 +40,15 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:TEXT_MAX]
 
 
-def is_promise(promise: object) -> bool:
-    """Whether what a function returned is work that has not been done: of a coroutine, a generator or an executor."""
-    return any(hasattr(promise, name) for name in ("__await__", "send", "asend", "add_done_callback"))
+def only_promised(returned: object) -> str | None:
+    """Say what is wrong when a reporter returned work that nobody will do: a coroutine, a generator, a future.
 
-
-def close_promise(promise: object) -> None:
-    """Close a coroutine that nobody will await, so that nothing warns of it later."""
-    close = getattr(promise, "close", None)
+    None for anything else. What was promised is closed, so that nothing warns of it later.
+    """
+    if returned is None or not any(hasattr(returned, name) for name in PROMISES):
+        return None
+    close = getattr(returned, "close", None)
     if close is not None:
         close()
+    what = "is a coroutine function" if hasattr(returned, "__await__") else "only promises to report"
+    return f"report(zone, batch) {what}, which nobody awaits"

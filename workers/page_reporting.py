@@ -36,7 +36,7 @@ from pagealloc.revision import Revision
 from pagealloc.sync import Sync
 from pagealloc.tracepoints import Trace
 from pagealloc.zone import Zone
-from workers.errors import close_promise, describe_error, is_promise
+from workers.errors import describe_error, only_promised
 from workers.policy import STOP, ReportingPolicy
 from workers.scatterlist import Scatterlist
 from workers.stats import PageReportingStats
@@ -501,13 +501,9 @@ class PageReporting:
         self.flight = Flight(zone, batch, started_s, number)
         error: Exception | None = None
         try:
-            promise: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
-            if promise is not None and is_promise(promise):
-                close_promise(promise)
-                what = (
-                    "is a coroutine function" if hasattr(promise, "__await__") else "only promises to report"
-                )
-                error = PageReportingError(f"report(zone, batch) {what}, which nobody awaits")
+            returned: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
+            if (wrong := only_promised(returned)) is not None:
+                error = PageReportingError(wrong)
         except Exception as raised:
             error = raised.with_traceback(None)  # this frame is in it, and would keep itself and all it knows
         except SystemExit as raised:
@@ -524,8 +520,8 @@ class PageReporting:
         elif self._ending is None:  # the end of the worker is no failure of the device
             self.stats.failed_batches += 1
             self.stats.first_error = self.stats.first_error or describe_error(error)
-        told = None if error is None else describe_error(error)
-        self._tell("page_reporting_report_end", number, zone.number, told)
+        what = None if error is None else describe_error(error)
+        self._tell("page_reporting_report_end", number, zone.number, what)
         return error
 
     @staticmethod

@@ -116,10 +116,7 @@ class Treatments:
 
     def next(self) -> Treatment:
         manners = self._manners
-        hold, drawn = (
-            self._rng.random(),
-            self._rng.random(),
-        )  # both each time; the second decides which fault it is
+        hold, drawn = self._rng.random(), self._rng.random()  # both each time; the second decides which fault
         shortest_s, longest_s = manners.hold
         kept = manners.fail_rate
         delayed = kept + manners.delay_rate

@@ -198,9 +198,9 @@ class Session:
     def finish(self) -> int:
         """Write the summary, print the verdict, and return the exit status."""
         summary = self.summary
-        summary.verdict = Verdict.of(failed=bool(summary.violation_count))
-        if summary.undecided is not None and summary.verdict is Verdict.SUCCESS:
-            summary.verdict = Verdict.CANNOT_DECIDE
+        summary.verdict = Verdict.of(
+            failed=bool(summary.violation_count), undecided=summary.undecided is not None
+        )
         self._trace("run_end", summary.verdict.value, summary.violation_count)
         summary.notes.append(f"run directory {self._directory.path}")
         self._directory.end_log(summary, judged=False)  # its zones are the guest's, and nobody describes them

@@ -82,7 +82,7 @@ LIFE = {
                 "_report",
                 """
                 +     self.unregister(registration.device)
-                  told = None if error is None else describe_error(error)
+                  what = None if error is None else describe_error(error)
                 """,
             ),
         ),
@@ -196,8 +196,8 @@ LIFE = {
                 PageReporting,
                 "_report",
                 """
-                - promise: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
-                + promise = self._sync.spawn('device', lambda: registration.device.reporter.report(zone, batch))
+                - returned: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
+                + returned = self._sync.spawn('device', lambda: registration.device.reporter.report(zone, batch))
                 """,
             ),
         ),

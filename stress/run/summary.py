@@ -54,7 +54,5 @@ class Summary:
                 f"{proof.invariant}: {proof.text} (at {proof.seconds:.3f} s)" for proof in proofs
             ]
             self.violation_count += judged.violations
-        if self.violation_count:
-            self.verdict = Verdict.FAILURE
-        elif self.undecided is not None and self.verdict is Verdict.SUCCESS:
-            self.verdict = Verdict.CANNOT_DECIDE
+        failed = bool(self.violation_count) or self.verdict is Verdict.FAILURE
+        self.verdict = Verdict.of(failed=failed, undecided=self.undecided is not None)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from traceback import extract_tb, format_list
 
 from pagealloc.zone import Zone
-from workers.errors import ReporterError, close_promise, describe_error, is_promise
+from workers.errors import ReporterError, describe_error, only_promised
 from workers.page_reporting import Batch, Reporter
 
 FRAMES_MAX = 5  # of what it raised, that are told
@@ -64,10 +64,9 @@ class Tried:
     def report(self, zone: Zone, batch: Batch) -> None:
         self._trial.calls += 1
         try:
-            promise: object = self.inner.report(zone, batch)  # type: ignore[func-returns-value]
-            if promise is not None and is_promise(promise):
-                close_promise(promise)
-                raise ReporterError("report(zone, batch) is a coroutine function, which nobody awaits")
+            returned: object = self.inner.report(zone, batch)  # type: ignore[func-returns-value]
+            if (wrong := only_promised(returned)) is not None:
+                raise ReporterError(wrong)
         except (Exception, SystemExit) as error:
             self.refused = True
             self._trial.note(error)
