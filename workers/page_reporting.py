@@ -501,8 +501,8 @@ class PageReporting:
         self.flight = Flight(zone, batch, started_s, number)
         error: Exception | None = None
         try:
-            returned: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
-            if (wrong := only_promised(returned)) is not None:
+            answer: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
+            if (wrong := only_promised(answer)) is not None:
                 error = PageReportingError(wrong)
         except Exception as raised:
             error = raised.with_traceback(None)  # this frame is in it, and would keep itself and all it knows

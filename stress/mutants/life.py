@@ -196,8 +196,8 @@ LIFE = {
                 PageReporting,
                 "_report",
                 """
-                - returned: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
-                + returned = self._sync.spawn('device', lambda: registration.device.reporter.report(zone, batch))
+                - answer: object = registration.device.reporter.report(zone, batch)  # type: ignore[func-returns-value]
+                + answer = self._sync.spawn('device', lambda: registration.device.reporter.report(zone, batch))
                 """,
             ),
         ),

@@ -64,8 +64,8 @@ class Tried:
     def report(self, zone: Zone, batch: Batch) -> None:
         self._trial.calls += 1
         try:
-            returned: object = self.inner.report(zone, batch)  # type: ignore[func-returns-value]
-            if (wrong := only_promised(returned)) is not None:
+            answer: object = self.inner.report(zone, batch)  # type: ignore[func-returns-value]
+            if (wrong := only_promised(answer)) is not None:
                 raise ReporterError(wrong)
         except (Exception, SystemExit) as error:
             self.refused = True
