@@ -77,20 +77,29 @@ class ZoneSpec:
 
 
 class Request(NamedTuple):
-    """What a combination of flags, order and node comes to (`struct alloc_context`)."""
+    """Where a request may look for a block, and which lists (`struct alloc_context`)."""
 
-    preferred: Zone | None  # the first of the zonelist
-    # Of the preferred zone: its list itself, not a copy, which would be one more look through the zone for each
-    # allocation. So a zone changes its marks in place. One that puts a new list in their place lets allocations go by
-    # the old marks, past the min mark, and nothing else looks wrong.
-    fast_marks: list[int]
+    zonelist: tuple[Zone, ...]  # in the order they are tried
     highest: int  # zone that may be used, as an index into `ZONE_NAMES`
-    nr_pages: int
     migratetype: int
-    alloc_flags: int  # of the first attempt
-    page_sets: PageSets | None  # if blocks of this order may rest on them
-    ram_to_zero: Ram | None
-    zonelist: tuple[Zone, ...]
+
+
+# What an allocation's first look needs, and the request for all that comes after it. A plain tuple: the interpreter
+# takes one apart in a single step, a named one by an iterator, for 55 ns more.
+FirstLook = tuple[
+    Zone | None,  # the first of the zonelist
+    # Of that zone: its list itself, not a copy, which would be one more look through the zone for each allocation.
+    # So a zone changes its marks in place. One that puts a new list in their place lets allocations go by the old
+    # marks, past the min mark, and nothing else looks wrong.
+    list[int],
+    int,  # highest
+    int,  # pages
+    int,  # migratetype
+    int,  # alloc_flags of the first attempt
+    PageSets | None,  # if blocks of this order may rest on them
+    Ram | None,  # to zero the block in
+    Request,
+]
 
 
 class Memory:
@@ -154,7 +163,7 @@ class Memory:
         self._nodes = sorted({zone.node for zone in self.zones})
         self._last_zone = self.zones[-1]
         self._starts = [zone.start_pfn for zone in self.zones]
-        self._requests: dict[tuple[int, int, int], Request] = {}  # by flags, order and node, as they come
+        self._requests: dict[tuple[int, int, int], FirstLook] = {}  # by flags, order and node, as they come
 
     # -- allocating ----------------------------------------------------------------------------------
 
@@ -165,10 +174,10 @@ class Memory:
         begins. Pfn 0 is a page like any other, so test for None.
         """
         try:
-            request = self._requests[gfp, order, node]  # not `get`: without a GIL that takes the dict's lock
+            known = self._requests[gfp, order, node]  # not `get`: without a GIL that takes the dict's lock
         except KeyError:
-            request = self._prepare(gfp, order, node)
-        zone, fast_marks, highest, nr_pages, migratetype, alloc_flags, page_sets, ram_to_zero, _ = request
+            known = self._prepare(gfp, order, node)
+        zone, fast_marks, highest, nr_pages, migratetype, alloc_flags, page_sets, ram_to_zero, request = known
         pfn = -1
         try:
             # Nearly always the preferred zone is far above its mark and has a block of the type: look no closer.
@@ -198,7 +207,7 @@ class Memory:
             raise
         return pfn
 
-    def _prepare(self, gfp: int, order: int, node: int) -> Request:
+    def _prepare(self, gfp: int, order: int, node: int) -> FirstLook:
         """Work out what a request is, once for each combination (`prepare_alloc_pages`)."""
         if not 0 <= order < self.layout.nr_orders:
             raise ValueError(f"order is {order}, expected 0 .. {self.layout.top_order}")
@@ -207,19 +216,20 @@ class Memory:
         alloc_flags = WMARK_LOW | self._alloc_flags_nofragment(zonelist)
         if gfp & GFP_KSWAPD_RECLAIM:
             alloc_flags |= ALLOC_KSWAPD
-        request = Request(
+        migratetype = gfp_migratetype(gfp)
+        known = (
             zonelist[0] if zonelist else None,
             zonelist[0].fast_marks if zonelist else [],
             highest,
             1 << order,
-            gfp_migratetype(gfp),
+            migratetype,
             alloc_flags,
             self.page_sets if self.zones[0].pcp_allowed_order(order) else None,
             self.ram if gfp & GFP_ZERO else None,
-            zonelist,
+            Request(zonelist, highest, migratetype),
         )
-        self._requests[gfp, order, node] = request  # built twice at worst, and equal
-        return request
+        self._requests[gfp, order, node] = known  # built twice at worst, and equal
+        return known
 
     def _get_page_from_freelist(self, request: Request, order: int, alloc_flags: int) -> int:
         zonelist = request.zonelist
