@@ -151,8 +151,6 @@ class Zone(Marks):
                     self.nr_free_pages -= 1 << order
                     self.state[index] = ALLOCATED | order
                     pfn = self.base_pfn + index
-            if lock.left:
-                self._free_left()
             lock.inside = False
             lock.give()
         except BaseException as error:
@@ -226,13 +224,11 @@ class Zone(Marks):
             if lock.inside:
                 lock.turn_away()
                 self.state[index] = ON_PAGE_SET | order
-                lock.left.append((pfn, order))
+                self.leave(pfn, order)
                 return
             entered = lock.inside = True
             self.state[index] = TAIL  # scrubs Uptodate, which would read as Reported once the page is Buddy
             self.free_one_page(index, order, self.pageblock_types[index >> self.pageblock_order], fpi_flags)
-            if lock.left:
-                self._free_left()
             lock.inside = False
             lock.give()
         except BaseException as error:
@@ -253,7 +249,7 @@ class Zone(Marks):
                 self.split_large_buddy(index, order, fpi_flags)
         except ZoneBusy:
             self.state[index] = ON_PAGE_SET | order
-            self.lock.left.append((pfn, order))
+            self.leave(pfn, order)
 
     def free_pcppages_bulk(self, blocks: Sequence[tuple[int, int, int]]) -> None:
         """Return blocks from a page set to the lists under one hold. Takes the zone lock.
@@ -270,7 +266,8 @@ class Zone(Marks):
             lock.take(lock.may_wait) or lock.raw.acquire()
             if lock.inside:
                 lock.turn_away()
-                lock.left.extend([(pfn, order) for pfn, order, _ in blocks])
+                for pfn, order, _ in blocks:
+                    self.leave(pfn, order)
                 return
             entered = lock.inside = True
             corrupt = self._free_resting(blocks)
@@ -299,6 +296,18 @@ class Zone(Marks):
                 trace("mm_page_pcpu_drain", pfn, order, migratetype)
         return corrupt
 
+    def leave(self, pfn: int, order: int) -> None:
+        """Leave a block for the operation of this thread that is under way, which frees it on its way out."""
+        self.lock.left.append((pfn, order))
+        self.lock.give = self._free_left_and_give  # or each operation had to look at the list
+
+    def _free_left_and_give(self) -> None:
+        lock = self.lock
+        lock.inside, lock.give = True, lock.raw.release
+        self._free_left()
+        lock.inside = False
+        lock.give()
+
     @whole
     def free_left(self) -> None:
         """Free the blocks that finalizers and signal handlers left, see `zone_lock`. Takes the zone lock."""
@@ -307,9 +316,8 @@ class Zone(Marks):
                 self._free_left()
 
     def _free_left(self) -> None:
-        left = self.lock.left
-        while left:
-            pfn, order = left.popleft()
+        while self.lock.left:
+            pfn, order = self.lock.left.popleft()
             if order <= self.whole_order:
                 self._free_resting([(pfn, order, -1)])
             else:
@@ -317,7 +325,7 @@ class Zone(Marks):
                 self.split_large_buddy(pfn - self.base_pfn, order, 0)
 
     def nr_left_pages(self) -> int:
-        """Return the pages of blocks that wait for `free_left` or the next operation, at about this moment."""
+        """Return the pages of blocks that wait for the next operation, at about this moment."""
         return sum([1 << order for _, order in self.lock.left.copy()])
 
     # -- what the caller may name ----------------------------------------------------------------------

@@ -85,7 +85,8 @@ class ZoneLock:
         # in again:  lock.take(lock.may_wait) or raw.acquire()
         self.take: Callable[[bool], bool] = getattr(raw, "try_once", raw.acquire)
         self.may_wait = getattr(raw, "may_wait", True)
-        self.give = raw.release
+        # The other way about: whoever left a block has it freed first, by a `give` that stands here once.
+        self.give: Callable[[], None] = raw.release
         self.owned = raw.owned
         self.inside = False  # an operation is under way, or was torn; read and written under the lock
         self.left: deque[tuple[int, int]] = deque()  # (pfn, order) of blocks that wait for the next to leave
@@ -139,7 +140,7 @@ class ZoneLock:
 
         Raises TornZone or AnotherProcess when nobody is inside but the zone is shut.
         """
-        self.give()
+        self.raw.release()
         if self.refusal is not None or not self.owned():
             raise self.refused()
 
@@ -155,7 +156,7 @@ class ZoneLock:
             self.inside = False
         further_out = self.inside and self.refusal is None
         while self.owned():
-            self.give()
+            self.raw.release()
         if further_out:
             self.raw.acquire()  # whoever came in between found somebody inside, and went
 
@@ -167,7 +168,7 @@ class ZoneLock:
             self.inside = True
             self._note(error)
             while self.owned():
-                self.give()
+                self.raw.release()
 
     def let_go(self, error: BaseException) -> None:
         """Leave whatever an exception from outside kept entered: it came into the way out of a `with` itself."""
@@ -182,7 +183,7 @@ class ZoneLock:
         if not self.owned():
             self.raw.acquire()
             self.inside = True
-            self.give()
+            self.raw.release()
 
     def _note(self, error: BaseException) -> None:
         # There may be no memory left to say it with, so this makes no object.

@@ -186,7 +186,7 @@ FLAGS = {
 
                 + if uptodate and self.state[index] & KIND_MASK == BUDDY:
                 +     self.set_page_reported(index)
-                  if lock.left:
+                  lock.inside = False
                 """,
             ),
         ),
