@@ -104,3 +104,7 @@ class AnotherProcess(PageAllocError):
 
 class RamError(PageAllocError):
     """The operating system refused memory, or refused to take it back."""
+
+
+class MemoryClosed(RamError):
+    """The memory was closed: all of it went back to the operating system, whoever had it. Nothing was changed."""

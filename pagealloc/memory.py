@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from pagealloc.errors import ForeignPfn, TornZone
+from pagealloc.errors import ForeignPfn, MemoryClosed, TornZone
 from pagealloc.gfp import (
     GFP_DIRECT_RECLAIM,
     GFP_KSWAPD_RECLAIM,
@@ -160,6 +160,7 @@ class Memory:
                 zone.ram = self.ram
         self.page_sets = PageSets(self.zones, revision, self.sync, cpus) if page_sets else None
         self.trace: Trace | None = None  # told of every allocation and free
+        self.closed = False  # whether `close` was called; everything else raises MemoryClosed then
         self._nodes = sorted({zone.node for zone in self.zones})
         self._last_zone = self.zones[-1]
         self._starts = [zone.start_pfn for zone in self.zones]
@@ -202,7 +203,7 @@ class Memory:
                 ram_to_zero.zero(pfn, order)
         except BaseException:
             if pfn >= 0:
-                with suppress(TornZone):  # what tore it is what the caller hears
+                with suppress(TornZone, MemoryClosed):  # what tore it is what the caller hears
                     self.free_pages(pfn, order)  # nobody was told of it
             raise
         return pfn
@@ -314,7 +315,7 @@ class Memory:
     def free_pages(self, pfn: int, order: int = 0) -> None:
         """Free a block that `alloc_pages` returned, with the order it was asked for; any thread may.
 
-        Raises BadPage, and changes nothing, for everything else.
+        Raises BadPage, and changes nothing, for everything else; MemoryClosed when `close` has freed the block already.
         """
         zone = self._last_zone  # nearly always by far the largest
         if not zone.start_pfn <= pfn < zone.end_pfn:
@@ -363,7 +364,7 @@ class Memory:
         return moved
 
     def _check(self) -> None:
-        """Raise TornZone or AnotherProcess unless every zone may be used."""
+        """Raise TornZone, AnotherProcess or MemoryClosed unless every zone may be used."""
         for zone in self.zones:
             zone.lock.check()
 
@@ -404,7 +405,14 @@ class Memory:
         return self.ram.resident_bytes() if self.ram is not None else 0
 
     def close(self) -> None:
-        """Return the RAM to the operating system; nothing may be used afterwards."""
+        """Return the RAM to the operating system, whoever has its pages; any thread may, at any time, and again.
+
+        It waits for nobody. An operation that is under way ends as usual or raises MemoryClosed, and whatever comes
+        later raises that, a free too: what there was to free is gone. The counts may still be looked at.
+        """
+        self.closed = True
+        for zone in self.zones:
+            zone.lock.close()
         if self.ram is not None:
             self.ram.close()
 
@@ -416,7 +424,8 @@ class Memory:
 
     def __repr__(self) -> str:
         size = self.nr_pages() * self.layout.page_size >> 20
-        return f"<Memory {size} MiB in {', '.join(zone.name for zone in self.zones)}>"
+        state = ", closed" if self.closed else ""
+        return f"<Memory {size} MiB in {', '.join(zone.name for zone in self.zones)}{state}>"
 
 
 def _place(specs: Sequence[ZoneSpec], layout: Layout) -> list[tuple[str, int, int, int]]:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from pagealloc.errors import AnotherProcess, CorruptPageSet, TornZone
+from pagealloc.errors import AnotherProcess, CorruptPageSet, MemoryClosed, TornZone
 from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_MOVABLE, MIGRATE_PCPTYPES, ORDERS_MAX
 from pagealloc.page_flags import ALLOCATED, ON_PAGE_SET, OWNED_MASK
 from pagealloc.per_cpu_pages import (
@@ -230,7 +230,8 @@ class PageSets:
             # By identity: two empty sets are equal.
             left = [cpu for cpu, owner in enumerate(self._owners) if owner is here]
         for cpu in left:
-            with suppress(TornZone, AnotherProcess):  # a finalizer can tell nobody; the next operation does
+            # A finalizer can tell nobody; the next operation does.
+            with suppress(TornZone, AnotherProcess, MemoryClosed):
                 self._drain(self._sets[cpu])
             self._owners[cpu] = None
 

@@ -19,7 +19,7 @@ import mmap
 import os
 from typing import Literal
 
-from pagealloc.errors import AnotherProcess, RamError
+from pagealloc.errors import AnotherProcess, MemoryClosed, RamError
 from pagealloc.fork import belongs_to_this_process
 from pagealloc.mmzone import PAGE_SHIFT
 
@@ -214,10 +214,10 @@ class Ram:
     def _check_within(self, offset: int, nr_bytes: int) -> None:
         if offset < 0 or nr_bytes <= 0 or offset + nr_bytes > self.nr_bytes:
             self._check_process()
-            closed = ": this memory is closed" if self._mmap is None else ""
-            raise RamError(
-                f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM{closed}"
-            )
+            text = f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM"
+            if self._mmap is None:
+                raise MemoryClosed(f"{text}: this memory is closed")
+            raise RamError(text)
 
     def _check_process(self) -> None:
         if self._parted:

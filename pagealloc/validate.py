@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pagealloc.errors import MemoryClosed
 from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_ISOLATE, MIGRATE_TYPES
 from pagealloc.page_flags import (
     ALLOCATED,
@@ -54,7 +55,7 @@ def validate(zone: Zone) -> Census:
     together, free buddies below pageblock order that did not merge, and that the zone is shut (`zone_lock`).
     """
     census = Census()
-    if zone.lock.refusal is not None:
+    if zone.lock.refusal not in (None, MemoryClosed):  # a closed zone is as whole as it was
         census.problem(str(zone.lock.refused()))
     heads = _walk_blocks(zone, census)
     _walk_lists(zone, census, heads)

@@ -13,6 +13,9 @@ every way out, and what may be torn stays shut: from then on every operation rai
 
 *The process forks*: the child has the lock as some thread of the parent left it. It is shut there, too.
 
+And *the memory closes*, at any time, from any thread. That waits for nobody: whoever is inside goes on to the end
+of the operation, and whoever comes later is told. So the way in is changed (`close`), and the ways through are not.
+
 The hot paths of `zone` have `acquire` and `release` written out.
 """
 
@@ -23,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar, cast
 
-from pagealloc.errors import AnotherProcess, PageAllocError, TornZone, ZoneBusy
+from pagealloc.errors import AnotherProcess, MemoryClosed, PageAllocError, TornZone, ZoneBusy
 from pagealloc.sync import Lock
 
 # What operations raise themselves, before they change anything, and what Python says of arguments that are no numbers.
@@ -90,7 +93,7 @@ class ZoneLock:
         self.owned = raw.owned
         self.inside = False  # an operation is under way, or was torn; read and written under the lock
         self.left: deque[tuple[int, int]] = deque()  # (pfn, order) of blocks that wait for the next to leave
-        # What came in, or AnotherProcess: nobody enters any more.
+        # What came in, AnotherProcess or MemoryClosed: nobody enters any more.
         self.refusal: type[BaseException] | None = None
         self.torn_in = ""  # function that it came into
         if hasattr(raw, "in_child"):
@@ -99,7 +102,7 @@ class ZoneLock:
     # -- a whole operation -----------------------------------------------------------------------------
 
     def acquire(self, blocking: bool = True, /) -> bool:
-        """Enter the zone. Raises ZoneBusy to the thread that is inside already, TornZone and AnotherProcess."""
+        """Enter the zone. Raises ZoneBusy to the thread that is inside already, and what `refused` returns."""
         entered = False
         try:
             if not (self.take(blocking and self.may_wait) or (blocking and self.raw.acquire())):
@@ -138,7 +141,7 @@ class ZoneLock:
     def turn_away(self) -> None:
         """Give back a hold that found the zone entered: by the owner itself, unless this raises.
 
-        Raises TornZone or AnotherProcess when nobody is inside but the zone is shut.
+        Raises what `refused` returns when nobody is inside but the zone is shut.
         """
         self.raw.release()
         if self.refusal is not None or not self.owned():
@@ -154,7 +157,7 @@ class ZoneLock:
             return
         if entered:
             self.inside = False
-        further_out = self.inside and self.refusal is None
+        further_out = self.inside and self.refusal in (None, MemoryClosed)
         while self.owned():
             self.raw.release()
         if further_out:
@@ -200,8 +203,17 @@ class ZoneLock:
         self.refusal = AnotherProcess
         self.inside = True
 
+    def close(self) -> None:
+        """Let nobody in any more, without waiting for whoever is inside; a zone that is shut stays shut as it is."""
+        if self.refusal is None:
+            self.refusal = MemoryClosed
+            self.take = self._refuse
+
+    def _refuse(self, _: bool, /) -> bool:
+        raise self.refused()
+
     def check(self) -> None:
-        """Raise TornZone or AnotherProcess when the zone is shut, and let everybody else pass."""
+        """Raise what `refused` returns when the zone is shut, and let everybody else pass."""
         if self.refusal is not None:
             raise self.refused()
 
@@ -211,6 +223,11 @@ class ZoneLock:
             return AnotherProcess(
                 f"zone {self.name} is the parent process's, from which this one was forked; "
                 "expected a memory of the child's own"
+            )
+        if self.refusal is MemoryClosed:
+            return MemoryClosed(
+                f"this memory is closed, and zone {self.name} went back to the operating system with all that was "
+                "allocated of it; expected no operation after close()"
             )
         what = "an exception" if self.refusal is None else self.refusal.__name__
         return TornZone(

@@ -25,11 +25,12 @@ The state of a device is IDLE (nothing armed), REQUESTED (a pass is wanted) or A
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol
 from weakref import proxy
 
-from pagealloc.errors import PageAllocError
+from pagealloc.errors import MemoryClosed, PageAllocError
 from pagealloc.fork import belongs_to_this_process, refuse_everything
 from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES
 from pagealloc.revision import Revision
@@ -197,7 +198,7 @@ class PageReporting:
         """Make `device` the one that gets reports, and ask for a first pass; returns its effective order.
 
         Blocks that an earlier device was told about stay Reported: this one does not hear of them. Raises DeviceBusy
-        when there is a device already, or one that is still leaving, and WorkerDied.
+        when there is a device already, or one that is still leaving, WorkerDied, and what a shut zone raises.
         """
         self._workqueue.check()
         self._mutex.acquire()
@@ -222,8 +223,9 @@ class PageReporting:
             self._mutex.release()
 
     def _expect_no_other(self) -> None:
-        """Raise DeviceBusy when another core reports these zones: their frees can ask only one."""
+        """Raise DeviceBusy when another core reports these zones, whose frees can ask only one; or that one is shut."""
         for zone in self.zones:
+            zone.lock.check()
             listener = zone.page_reporting_notify
             other = getattr(getattr(listener, "func", listener), "__self__", None)
             if isinstance(other, PageReporting) and other is not self and other.device is not None:
@@ -287,8 +289,9 @@ class PageReporting:
         a moment, each of them has either finished or will find nothing.
         """
         for zone in self.zones:
-            zone.lock.acquire()
-            zone.lock.release()
+            with suppress(MemoryClosed):  # nobody frees there any more; and a core is undone in any order
+                zone.lock.acquire()
+                zone.lock.release()
 
     # -- requests ----------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ REST = {
                 PageSets,
                 "_retire",
                 """
-                - with suppress(TornZone, AnotherProcess):  # a finalizer can tell nobody; the next operation does
+                - with suppress(TornZone, AnotherProcess, MemoryClosed):
                 -     self._drain(self._sets[cpu])
                 """,
             ),

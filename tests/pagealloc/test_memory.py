@@ -23,7 +23,7 @@ from pagealloc import (
     ForeignPfn,
     Layout,
     Memory,
-    RamError,
+    MemoryClosed,
     ZoneSpec,
 )
 from pagealloc.gfp import (
@@ -443,7 +443,7 @@ def test_a_memory_without_ram_has_no_bytes() -> None:
 def test_leaving_a_memory_gives_its_ram_back() -> None:
     with Memory([NORMAL], layout=SMALL) as memory:
         pfn = allocate(memory, GFP_KERNEL)
-    with pytest.raises(RamError, match="not within"):
+    with pytest.raises(MemoryClosed, match="closed"):
         memory.view(pfn)
 
 
