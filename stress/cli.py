@@ -80,7 +80,11 @@ COMMANDS = {
     "bench": Command(
         "stress.bench.command",
         "measure how fast it is, against others and against limits",
-        ("bench --quick", "bench --growth --chart bench.html"),
+        (
+            "bench --quick",
+            "bench --growth --chart bench.html",
+            "bench --compiled ../compiled/bin/python --json",
+        ),
     ),
     "lab": Command(
         "stress.lab.command",

@@ -1,6 +1,9 @@
 """How fast it is: ratios measured inside one run, against everybody else and against limits of the interpreter.
 
 command     `stress bench`
+groups      which rows there are
+builds      the compiled build's column beside this one's
+child       the process that measures it
 measure     contenders that take turns, and the median of their ratios
 workloads   what is asked of an allocator
 throughput  rows about allocating and freeing

@@ -20,7 +20,7 @@ def write_chart(results: Results, path: Path) -> None:
     from plotly import graph_objects as go  # noqa: PLC0415 - an extra
     from plotly.subplots import make_subplots  # noqa: PLC0415
 
-    measured = [row for row in results.rows if row.ratio is not None and row.goal is not None]
+    measured = [row for row in results.column.rows if row.ratio is not None and row.goal is not None]
     titles = [
         "Ratio, as a share of its goal (left of the line: not met)",
         *(curve.name for curve in results.curves),
@@ -50,7 +50,7 @@ def write_chart(results: Results, path: Path) -> None:
         figure.update_xaxes(title_text=curve.x, type="log" if logarithmic else "linear", row=at, col=1)
         figure.update_yaxes(title_text=curve.y, rangemode="tozero", row=at, col=1)
     figure.update_yaxes(automargin=True, autorange="reversed", row=1, col=1)
-    figure.update_layout(height=420 * len(titles), title_text=headline(results.machine))
+    figure.update_layout(height=420 * len(titles), title_text=headline(results.column.machine))
     figure.write_html(path, include_plotlyjs="inline")
 
 

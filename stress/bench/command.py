@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +14,13 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from stress.bench import hypervisor, reporting, throughput, tracing, virtual_time
+from stress.bench.builds import Column, OtherBuild, check_compiled, other_build
 from stress.bench.chart import check_chart, write_chart
+from stress.bench.groups import ONE_BUILD_ONLY, Group, groups, measure
 from stress.bench.growth import growth
-from stress.bench.measure import QUICK, Effort, Row
-from stress.bench.peers import Present, find_peers
-from stress.bench.table import Results, describe_machine, markdown, show
+from stress.bench.measure import QUICK, Effort
+from stress.bench.peers import find_peers
+from stress.bench.table import Results, empty_column, markdown, show
 from stress.errors import EXIT_SUCCESS
 from stress.system.files import check_writable, write_whole
 
@@ -35,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--growth", action="store_true", help="measure curves as well: sizes, threads, zones, shares"
     )
+    parser.add_argument(
+        "--compiled",
+        metavar="PYTHON",
+        help="measure the compiled build as well, in turns: the Python of an environment that has it",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     form.add_argument("--markdown", action="store_true", help="print tables for a document and nothing else")
@@ -48,8 +54,10 @@ def command_bench(arguments: argparse.Namespace) -> int:
     if arguments.chart is not None:
         check_chart()
         check_writable("--chart", arguments.chart)
+    if arguments.compiled is not None:
+        check_compiled(arguments.compiled)
     effort = QUICK if arguments.quick else Effort()
-    results = run(effort, with_growth=arguments.growth)
+    results = run(effort, with_growth=arguments.growth, compiled=arguments.compiled)
     if arguments.json:
         print(json.dumps(results.as_dict()))
     elif arguments.markdown:
@@ -66,61 +74,45 @@ def command_bench(arguments: argparse.Namespace) -> int:
     return EXIT_SUCCESS
 
 
-def run(effort: Effort, *, with_growth: bool) -> Results:
-    """Measure the whole table, with the curves if wanted."""
+def run(effort: Effort, *, with_growth: bool, compiled: str | None = None) -> Results:
+    """Measure the whole table, with the curves and the column of the compiled build if wanted."""
     present = find_peers()
-    machine = describe_machine()  # after the peers: a module of theirs may have switched the GIL on
-    absent = dict(present.absent)
-    rows = [row for group in _shown("measuring", groups(effort, present)) for row in group()]
-    if effort is QUICK:
-        rows = [replace(row, goal=None) for row in rows]
-    curves = [curve() for curve in _shown("curves", growth(effort, present))] if with_growth else []
-    return Results(machine, rows, curves, absent)
+    column = empty_column(present)
+    opened = other_build(compiled, column.machine, quick=effort is QUICK) if compiled else nullcontext()
+    with opened as other:
+        steps = _steps(groups(effort, present), effort, column, other)
+        for step in _shown("measuring", steps):
+            step()
+    curves = [step() for step in _shown("curves", _named(growth(effort, present)))] if with_growth else []
+    return Results(column, curves, None if other is None else other.column)
 
 
-def _shown(what: str, steps: Sequence[partial[T]]) -> Iterator[partial[T]]:
+def _named(steps: Sequence[partial[T]]) -> list[tuple[str, Callable[[], T]]]:
+    return [(step.func.__name__, step) for step in steps]
+
+
+def _steps(
+    found: dict[str, Group], effort: Effort, column: Column, other: OtherBuild | None
+) -> list[tuple[str, Callable[[], None]]]:
+    """Return what adds the rows of each group to the columns: the builds take turns."""
+
+    def ours(group: Group) -> None:
+        column.rows += measure(group, effort)
+
+    steps: list[tuple[str, Callable[[], None]]] = []
+    for name, group in found.items():
+        steps.append((name, partial(ours, group)))
+        if other is not None and name not in ONE_BUILD_ONLY:
+            steps.append((f"{name}, compiled", partial(other.measure, name)))
+    return steps
+
+
+def _shown(what: str, steps: Sequence[tuple[str, Callable[[], T]]]) -> Iterator[Callable[[], T]]:
     """Yield the steps of minutes of work, and show how many are done: a bar on a terminal, elsewhere a line each."""
     console = Console(stderr=True)
     if console.is_terminal:
-        yield from track(steps, what, console=console, transient=True)
+        yield from (step for _, step in track(steps, what, console=console, transient=True))
         return
-    for number, step in enumerate(steps, 1):
-        print(
-            f"{what} {number} of {len(steps)}: {step.func.__name__.replace('_', ' ')}",
-            file=sys.stderr,
-            flush=True,
-        )
+    for number, (name, step) in enumerate(steps, 1):
+        print(f"{what} {number} of {len(steps)}: {name.replace('_', ' ')}", file=sys.stderr, flush=True)
         yield step
-
-
-def groups(effort: Effort, present: Present) -> list[partial[list[Row]]]:
-    """Return everything that gives rows, in the order of the table."""
-    return [
-        partial(throughput.one_thread_mixed, effort, present),
-        partial(throughput.many_threads, effort, present),
-        partial(throughput.no_collapse, effort),
-        partial(throughput.order_zero_pairs, effort, present),
-        partial(throughput.own_zones, effort),
-        partial(reporting.cost_of_the_worker, effort),
-        partial(reporting.hold_times, effort),
-        partial(reporting.discard_rate, effort),
-        partial(hypervisor.qemu_against_discard, effort),
-        partial(reporting.idle_pass, effort),
-        partial(virtual_time.recorded_guest, effort),
-        partial(tracing.tracepoints, effort),
-        partial(schedule_search, effort),
-    ]
-
-
-def schedule_search(effort: Effort) -> list[Row]:
-    """The speed of schedule search, where greenlet is installed."""
-    name = "schedule search: executions per second, and coroutines against a baton"
-    if effort is QUICK:
-        return [Row(name, skipped="takes its time, so --quick leaves it out")]
-    try:
-        from stress.bench.search import run_bench  # noqa: PLC0415 - greenlet switches the GIL on
-    except ModuleNotFoundError as error:
-        if error.name != "greenlet":
-            raise
-        return [Row(name, skipped="greenlet is not installed: pip install 'pagealloc[search]'")]
-    return run_bench()

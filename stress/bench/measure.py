@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pagealloc import COMPILED
 from pagealloc.sync_real import RealSync
 
 Chunk = Callable[[], int]  # does some work and returns how many operations that were
@@ -70,6 +71,20 @@ class Row:
     def as_dict(self) -> dict[str, object]:
         names = [name for name in self.__slots__ if name != "figures"]
         return {**{name: getattr(self, name) for name in names}, "met": self.met, "figures": self.figures}
+
+    def without_goal(self) -> Row:
+        """Return the row with nothing to be held against."""
+        return replace(self, goal=None)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Row:
+        """Make the row again that `as_dict` describes."""
+        return cls(**{name: fields[name] for name in cls.__slots__})
+
+
+def goal_of_build(*, interpreted: float | None, compiled: float | None) -> float | None:
+    """Return the goal of a row that asks more of the compiled build than of the interpreted one."""
+    return compiled if COMPILED else interpreted
 
 
 def compare(

@@ -121,6 +121,12 @@ class Present:
     for_scale: dict[str, Peer]
     absent: dict[str, str]
 
+    @property
+    def missing(self) -> str:
+        """Name the peers of `PEERS` that are not installed, and how they are; empty when all are there."""
+        names = [name for name in PEERS if name not in self.peers]
+        return f"{', '.join(names)} (pip install 'pagealloc[peers]')" if names else ""
+
 
 def find_peers() -> Present:
     """Look which peers can be made here."""

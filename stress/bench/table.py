@@ -7,13 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pagealloc.sync_real import gil_enabled
+from stress.bench.builds import Column
 from stress.bench.growth import Curve
 from stress.bench.measure import SYNC, Row
+from stress.bench.peers import Present
 from stress.provenance import versions
 
 COLUMNS = ("what", "ours", "theirs", "ratio", "goal", "met", "spread")
@@ -21,20 +25,34 @@ COLUMNS = ("what", "ours", "theirs", "ratio", "goal", "met", "spread")
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All that a benchmark found. `absent` are the peers and rows that could not be measured, and why."""
+    """All that a benchmark found: this build's column, its curves, and the compiled build's column if it was wanted."""
 
-    machine: dict[str, object]
-    rows: Sequence[Row]
-    curves: Sequence[Curve]
-    absent: dict[str, str]
+    column: Column
+    curves: Sequence[Curve] = ()
+    compiled: Column | None = None
+
+    @property
+    def columns(self) -> list[Column]:
+        return [self.column] if self.compiled is None else [self.column, self.compiled]
 
     def as_dict(self) -> dict[str, object]:
         return {
-            "machine": self.machine,
-            "rows": [row.as_dict() for row in self.rows],
+            **self.column.as_dict(),
             "growth": [asdict(curve) for curve in self.curves],
-            "absent": self.absent,
+            "compiled": None if self.compiled is None else self.compiled.as_dict(),
         }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Results:
+        """Make the results again that `as_dict` describes."""
+        curves = [Curve(**curve) for curve in fields["growth"]]
+        compiled = fields["compiled"]
+        return cls(Column.from_dict(fields), curves, compiled and Column.from_dict(compiled))
+
+
+def empty_column(present: Present) -> Column:
+    """Describe this process as a column without rows: after its peers, for one may have switched the GIL on."""
+    return Column(describe_machine(), list(present.peers), present.missing, dict(present.absent))
 
 
 def describe_machine() -> dict[str, object]:
@@ -59,12 +77,17 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
+def build(machine: dict[str, object]) -> str:
+    """Say which build a column is of."""
+    return "compiled" if machine["compiled"] else "interpreted"
+
+
 def headline(machine: dict[str, object]) -> str:
     """Say in one line where the figures come from."""
     gil = "GIL" if machine["gil_enabled"] else "no GIL"
     version = str(machine["python"]).split()[0]
     return (
-        f"{machine['date']}, {machine['implementation']} {version}, {gil}; zone lock: "
+        f"{machine['date']}, {machine['implementation']} {version}, {gil}, {build(machine)}; zone lock: "
         f"{machine['lock_discipline']}; {machine['cpus']} processors ({machine['processor']}), "
         f"load {machine['load_average']} at the start"
     )
@@ -108,24 +131,66 @@ def details(row: Row) -> Iterable[str]:
 
 
 def show(console: Console, results: Results) -> None:
-    """Print everything for people."""
-    console.print(headline(results.machine), highlight=False)
+    """Print everything for people: a row has ratio, goal and met of each build, and below what they come from."""
+    for line in _origins(results):
+        console.print(line, highlight=False, markup=False)
     table = Table(box=None, padding=(0, 1))
-    for name in ("met", "ratio", "goal", "spread", "what"):
-        table.add_column(name, justify="left" if name == "what" else "right", no_wrap=name != "what")
-    for row in results.rows:
-        name, ours, theirs, ratio, goal, met, spread = cells(row)
-        if row.skipped is not None:
-            table.add_row("skipped", "", "", "", f"{name}: {row.skipped}", style="dim")
-            continue
-        table.add_row(met, ratio, goal, spread, name)
-        for line in (f"{ours} against {theirs}", *details(row)):
-            table.add_row("", "", "", "", f"  {line}", style="dim")
+    for column in results.columns:
+        for name in (f"{build(column.machine)}\nmet", "\nratio", "\ngoal"):
+            table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("\nwhat")
+    for row, others in _side_by_side(results):
+        each = list(zip([row, *others], results.columns, strict=True))
+        table.add_row(*(cell for found, _ in each for cell in _verdict(found)), escape(row.name))
+        for found, column in each:
+            for line in _origin(found):
+                label = f"{build(column.machine)}: " if others else ""
+                table.add_row(*[""] * 3 * len(each), f"  {label}{escape(line)}", style="dim")
     console.print(table, highlight=False)
     for curve in results.curves:
         console.print(_curve_table(curve), highlight=False)
-    for name, why in results.absent.items():
-        console.print(f"not measured: {name}: {why}", highlight=False, markup=False)
+    for line in _not_measured(results):
+        console.print(line, highlight=False, markup=False)
+
+
+def _origins(results: Results) -> Iterable[str]:
+    """Say where each column comes from: its interpreter and machine, and its peers."""
+    for column in results.columns:
+        yield headline(column.machine)
+        without = f"; rows against the best have no goal without {column.missing}" if column.missing else ""
+        yield f"peers that took part: {', '.join(column.peers)}{without}"
+
+
+def _not_measured(results: Results) -> Iterable[str]:
+    lines = [
+        f"not measured: {name}: {why}" for column in results.columns for name, why in column.absent.items()
+    ]
+    return dict.fromkeys(lines)
+
+
+def _side_by_side(results: Results) -> Iterable[tuple[Row, list[Row | None]]]:
+    """Yield each row of this build and its like of the other one, where that has one."""
+    others = [{row.name: row for row in column.rows} for column in results.columns[1:]]
+    for row in results.column.rows:
+        yield row, [rows.get(row.name) for rows in others]
+
+
+def _verdict(row: Row | None) -> tuple[str, str, str]:
+    if row is None:
+        return "", "", ""
+    _, _, _, ratio, goal, met, _ = cells(row)
+    return (met, ratio, goal) if row.skipped is None else ("skipped", "", "")
+
+
+def _origin(row: Row | None) -> Iterable[str]:
+    if row is None:
+        return
+    if row.skipped is not None:
+        yield row.skipped
+        return
+    _, ours, theirs, _, _, _, spread = cells(row)
+    yield f"{ours} against {theirs}, spread {spread}"
+    yield from details(row)
 
 
 def _curve_table(curve: Curve) -> Table:
@@ -145,15 +210,37 @@ def _curve_rows(curve: Curve) -> Iterable[list[str]]:
 
 
 def markdown(results: Results) -> str:
-    """Write everything as Markdown tables."""
-    lines = [headline(results.machine), "", *_markdown_table(COLUMNS, map(cells, results.rows)), ""]
-    for row in results.rows:
-        lines += [f"- {row.name}: {line}" for line in details(row)]
+    """Write everything as Markdown tables: the builds side by side, where there are two, and then each one's rows."""
+    lines = [f"{line}\n" for line in _origins(results)]
+    if results.compiled is not None:
+        header = [
+            "what",
+            *(name for column in results.columns for name in (build(column.machine), "goal", "met")),
+        ]
+        rows = [
+            [row.name, *(cell for found in (row, *others) for cell in _in_line(found))]
+            for row, others in _side_by_side(results)
+        ]
+        lines += [*_markdown_table(header, rows), ""]
+    for column in results.columns:
+        lines += [
+            f"**The {build(column.machine)} build**",
+            "",
+            *_markdown_table(COLUMNS, map(cells, column.rows)),
+            "",
+        ]
+        lines += [f"- {row.name}: {line}" for row in column.rows for line in details(row)]
+        lines.append("")
     for curve in results.curves:
-        header = (curve.x, *curve.series)
-        lines += ["", f"**{curve.name}** ({curve.y})", "", *_markdown_table(header, _curve_rows(curve))]
-    lines += ["", *(f"- not measured: {name}: {why}" for name, why in results.absent.items())]
+        header = [curve.x, *curve.series]
+        lines += [f"**{curve.name}** ({curve.y})", "", *_markdown_table(header, _curve_rows(curve)), ""]
+    lines += [f"- {line}" for line in _not_measured(results)]
     return "\n".join(lines)
+
+
+def _in_line(row: Row | None) -> tuple[str, str, str]:
+    met, ratio, goal = _verdict(row)
+    return ratio, goal, met
 
 
 def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -9,6 +9,7 @@ from functools import partial
 from textwrap import dedent
 from types import FunctionType
 
+from pagealloc import COMPILED
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.zone import Zone
 from stress.bench.measure import (
@@ -23,6 +24,7 @@ from stress.bench.measure import (
 )
 from stress.bench.workloads import ZONE_PAGES, front, mixed
 from stress.log.recorder import LogResult, Recorder
+from stress.provenance import INTERPRETED_ONLY
 from stress.run.conductor import StressRun
 from stress.run.params import RunParams
 from stress.system.files import temporary_folder
@@ -86,11 +88,6 @@ def _work(memory_class: type[Memory]) -> tuple[Memory, Chunk]:
 
 def tracepoints(effort: Effort) -> list[Row]:
     """Tracepoints off against none at all, and a run that keeps its log against one that does not."""
-    chunks = {"off": _work(Memory)[1], "none": _work(memory_without_tracepoints())[1]}
-    results = take_turns(
-        {name: partial(one_thread, chunk, effort.window_s) for name, chunk in chunks.items()},
-        2 * effort.rounds,
-    )
     logs = take_turns(
         {"with": partial(_logged, effort), "without": partial(_unlogged, effort)}, effort.rounds
     )
@@ -105,14 +102,7 @@ def tracepoints(effort: Effort) -> list[Row]:
     written = [result.written for _, result in logs["with"] if result is not None]
     lost = [result.lost for _, result in logs["with"] if result is not None]
     return [
-        compare(
-            "tracepoints off, against none at all",
-            results["off"],
-            results["none"],
-            goal=0.98,
-            unit="pairs/s",
-            against="methods without them",
-        ),
+        _switched_off(effort),
         compare(
             "a stress run with all tracepoints written to its log, against one without",
             runs["with"],
@@ -139,6 +129,20 @@ def tracepoints(effort: Effort) -> list[Row]:
             figures={"records written": float(sum(written)), "records lost": float(sum(lost))},
         ),
     ]
+
+
+def _switched_off(effort: Effort) -> Row:
+    name = "tracepoints off, against none at all"
+    if COMPILED:
+        return Row(name, skipped=f"measured with {INTERPRETED_ONLY}")
+    chunks = {"off": _work(Memory)[1], "none": _work(memory_without_tracepoints())[1]}
+    results = take_turns(
+        {name: partial(one_thread, chunk, effort.window_s) for name, chunk in chunks.items()},
+        2 * effort.rounds,
+    )
+    return compare(
+        name, results["off"], results["none"], goal=0.98, unit="pairs/s", against="methods without them"
+    )
 
 
 def _stress_run(effort: Effort, log: str, *, judged: bool = True) -> float:
