@@ -11,6 +11,7 @@ import importlib
 import os
 import random
 import signal
+import sys
 import threading
 from contextlib import suppress
 
@@ -70,15 +71,17 @@ class Load:
 
 @pytest.mark.interpreted("no exception comes between two instructions")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # one that came into a finalizer
 @pytest.mark.timeout(3600)
-def test_an_interrupt_at_a_random_moment_leaves_no_lock_held_and_no_unmarked_tear(kind: str) -> None:
+def test_an_interrupt_at_a_random_moment_leaves_no_lock_held_and_no_unmarked_tear(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load, torn, armed = Load(1, kind), 0, False
+    # One that came into a finalizer is reported here; pytest's own hook takes so long that the next comes into that.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
 
     def handler(*_: object) -> None:
-        if armed:
+        # One at a time: on a busy machine the timer's next shot may come while the zone lock lets go of the first.
+        if armed and sys.exc_info()[0] is not Stop:
             raise Stop
 
     before = signal.signal(signal.SIGALRM, handler)
