@@ -79,8 +79,9 @@ def check_compiled(python: str) -> None:
 
 
 def how_to_install(python: str) -> str:
-    """Return the line that gives a Python the compiled build."""
-    return f"PAGEALLOC_COMPILE=1 {python} -m pip install --force-reinstall --no-deps {ROOT}"
+    """Return the line that gives a Python the compiled build of this source."""
+    source = ROOT if (ROOT / "pyproject.toml").exists() else "."  # where this build was installed from
+    return f"PAGEALLOC_COMPILE=1 {python} -m pip install --force-reinstall {source}"
 
 
 def _probe(python: str) -> tuple[str, bool]:

@@ -8,7 +8,6 @@ from pagealloc import COMPILED
 from stress.bench import hypervisor, reporting, throughput, tracing, virtual_time
 from stress.bench.measure import QUICK, Effort, Row
 from stress.bench.peers import Present
-from stress.provenance import INTERPRETED_ONLY
 
 Group = partial[list[Row]]
 
@@ -47,7 +46,7 @@ def schedule_search(effort: Effort) -> list[Row]:
     """The speed of schedule search, where greenlet is installed."""
     name = "schedule search: executions per second, and coroutines against a baton"
     if COMPILED:
-        return [Row(name, skipped=f"it needs {INTERPRETED_ONLY}")]
+        return [Row(name, skipped="only interpreted code can be searched")]
     if effort is QUICK:
         return [Row(name, skipped="takes its time, so --quick leaves it out")]
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from stress.bench.measure import SYNC, Row
 from stress.bench.peers import Present
 from stress.provenance import versions
 
+WIDTHS = (13, 7, 7, 7)  # on a terminal: which build, met, ratio, goal
 COLUMNS = ("what", "ours", "theirs", "ratio", "goal", "met", "spread")
 
 
@@ -131,22 +132,22 @@ def details(row: Row) -> Iterable[str]:
 
 
 def show(console: Console, results: Results) -> None:
-    """Print everything for people: a row has ratio, goal and met of each build, and below what they come from."""
+    """Print everything for people: below a row's name each build's verdict, and what it comes from."""
     for line in _origins(results):
         console.print(line, highlight=False, markup=False)
-    table = Table(box=None, padding=(0, 1))
-    for column in results.columns:
-        for name in (f"{build(column.machine)}\nmet", "\nratio", "\ngoal"):
-            table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("\nwhat")
     for row, others in _side_by_side(results):
-        each = list(zip([row, *others], results.columns, strict=True))
-        table.add_row(*(cell for found, _ in each for cell in _verdict(found)), escape(row.name))
-        for found, column in each:
-            for line in _origin(found):
-                label = f"{build(column.machine)}: " if others else ""
-                table.add_row(*[""] * 3 * len(each), f"  {label}{escape(line)}", style="dim")
-    console.print(table, highlight=False)
+        console.print(f"\n{row.name}", highlight=False, markup=False)
+        grid = Table.grid(padding=(0, 1))
+        for width in WIDTHS:
+            grid.add_column(width=width, justify="left" if width == WIDTHS[0] else "right", no_wrap=True)
+        grid.add_column(ratio=1)
+        for found, column in zip([row, *others], results.columns, strict=True):
+            if found is not None:
+                verdict, lines = _verdict(found), map(escape, _origin(found))
+                grid.add_row(f"  {build(column.machine)}", *verdict, next(lines))
+                for line in lines:
+                    grid.add_row(*[""] * len(WIDTHS), line, style="dim")
+        console.print(grid, highlight=False)
     for curve in results.curves:
         console.print(_curve_table(curve), highlight=False)
     for line in _not_measured(results):
@@ -175,16 +176,13 @@ def _side_by_side(results: Results) -> Iterable[tuple[Row, list[Row | None]]]:
         yield row, [rows.get(row.name) for rows in others]
 
 
-def _verdict(row: Row | None) -> tuple[str, str, str]:
-    if row is None:
-        return "", "", ""
+def _verdict(row: Row) -> tuple[str, str, str]:
+    """Return whether the goal is met, the ratio and the goal."""
     _, _, _, ratio, goal, met, _ = cells(row)
     return (met, ratio, goal) if row.skipped is None else ("skipped", "", "")
 
 
-def _origin(row: Row | None) -> Iterable[str]:
-    if row is None:
-        return
+def _origin(row: Row) -> Iterator[str]:
     if row.skipped is not None:
         yield row.skipped
         return
@@ -239,7 +237,7 @@ def markdown(results: Results) -> str:
 
 
 def _in_line(row: Row | None) -> tuple[str, str, str]:
-    met, ratio, goal = _verdict(row)
+    met, ratio, goal = ("", "", "") if row is None else _verdict(row)
     return ratio, goal, met
 
 

@@ -24,7 +24,6 @@ from stress.bench.measure import (
 )
 from stress.bench.workloads import ZONE_PAGES, front, mixed
 from stress.log.recorder import LogResult, Recorder
-from stress.provenance import INTERPRETED_ONLY
 from stress.run.conductor import StressRun
 from stress.run.params import RunParams
 from stress.system.files import temporary_folder
@@ -134,7 +133,7 @@ def tracepoints(effort: Effort) -> list[Row]:
 def _switched_off(effort: Effort) -> Row:
     name = "tracepoints off, against none at all"
     if COMPILED:
-        return Row(name, skipped=f"measured with {INTERPRETED_ONLY}")
+        return Row(name, skipped="only interpreted code can be had without its tracepoints")
     chunks = {"off": _work(Memory)[1], "none": _work(memory_without_tracepoints())[1]}
     results = take_turns(
         {name: partial(one_thread, chunk, effort.window_s) for name, chunk in chunks.items()},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stress.bench import builds, child, command, groups, table
+from stress.bench import builds, child, command, groups, table, tracing
 from stress.bench.builds import ANSWER, ROOT, Column, check_compiled, different_file
 from stress.bench.measure import Effort, Row, compare
 from stress.bench.peers import PEERS, find_peers
@@ -207,3 +207,12 @@ def test_more_is_asked_of_the_compiled_build(monkeypatch: pytest.MonkeyPatch) ->
     assert measure.goal_of_build(interpreted=0.6, compiled=1.5) == 0.6
     monkeypatch.setattr(measure, "COMPILED", True)
     assert measure.goal_of_build(interpreted=0.6, compiled=1.5) == 1.5
+
+
+def test_compiled_code_is_neither_searched_nor_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "COMPILED", True)
+    monkeypatch.setattr(tracing, "COMPILED", True)
+
+    (search,) = groups.schedule_search(TINY)
+    assert search.skipped == "only interpreted code can be searched"
+    assert tracing._switched_off(TINY).skipped == "only interpreted code can be had without its tracepoints"
