@@ -12,7 +12,7 @@ EXIT_STATUSES = """\
 exit status:
     0  SUCCESS: it was done, and every check held
     1  FAILURE: a check failed, and nothing else has this status
-    2  bad input: an argument or a file that cannot be used; of verify also CANNOT DECIDE
+    2  bad input: an argument or a file that cannot be used; also CANNOT DECIDE, unless a full disk is why
     3  it could not be done: a full disk, no memory, no thread to be had, or a fault of this program
   130  interrupted by Ctrl-C (128 + SIGINT); 143 by SIGTERM, 141 when whoever reads the output has left
 """

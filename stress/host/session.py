@@ -22,7 +22,7 @@ from stress.host.host import SAMPLE_INTERVAL_S, Host
 from stress.host.manners import HostManners, add_manners, manners_of
 from stress.host.trace_host import TraceHost
 from stress.host.view import Watch, lines, picture, print_summary
-from stress.run.directory import RunDirectory, RunDirectoryError, default_path
+from stress.run.directory import RunDirectory, default_path
 from stress.run.summary import Summary
 from workers.page_reporting import PAGE_REPORTING_CAPACITY, PAGE_REPORTING_DELAY_S
 
@@ -204,10 +204,7 @@ class Session:
         self._trace("run_end", summary.verdict.value, summary.violation_count)
         summary.notes.append(f"run directory {self._directory.path}")
         self._directory.end_log(summary, judged=False)  # its zones are the guest's, and nobody describes them
-        try:
-            self._directory.finish(summary)
-        except RunDirectoryError as error:
-            summary.notes.append(f"no summary was kept: {error}")
+        self._directory.finish(summary)
         self._directory.tell_end(summary)
         if self._quiet:
             print(json.dumps(asdict(summary)))
@@ -215,4 +212,4 @@ class Session:
             print_summary(self._console, summary, self.params.words(), self._more)
         if self._signal and summary.verdict is Verdict.SUCCESS:
             return EXIT_SIGNAL + self._signal
-        return summary.verdict.exit_status
+        return summary.exit_status

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from stress.host.host import HostStatus
 from stress.run.summary import Summary
-from stress.run.view import bar, mib
+from stress.run.view import bar, lacking, mib
 
 Watch = Callable[[HostStatus], None]
 
@@ -85,7 +85,7 @@ def print_summary(console: Console, summary: Summary, words: str, more: list[tup
     if summary.undecided is not None:
         console.print(f"??? {summary.undecided}", highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{summary.verdict} {summary.seconds:.1f} s, {summary.violation_count} violations: {words}",
+        f"{summary.verdict} {summary.seconds:.1f} s, {summary.violation_count} violations{lacking(summary)}: {words}",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -17,8 +17,8 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from pagealloc.tracepoints import Record
 from stress.log.files import LogDamage
@@ -58,24 +58,33 @@ class Backlog:
         self._folder = folder
         self._batches: deque[Batch] = deque()
         self._records = 0
-        self._file: BinaryIO | None = None  # while it holds any: what comes goes there, to stay in order
+        # While it holds any: what comes goes there, to stay in order. Without a buffer, so that what the disk refuses
+        # is known at once; of a batch of which it took a part the size is not kept.
+        self._file: FileIO | None = None
+        self._sizes: deque[int] = deque()
         self._read_at = self._write_at = 0
 
     def __bool__(self) -> bool:
-        return bool(self._batches) or self._file is not None
+        return bool(self._batches) or bool(self._sizes)
 
     def put(self, batch: Batch) -> None:
         """Add a batch. Raises OSError when the disk has no room for it."""
-        if self._file is None and self._records < BACKLOG_RECORDS:
+        if not self._sizes and self._records < BACKLOG_RECORDS:
             self._batches.append(batch)
             self._records += len(batch)
             return
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as it holds any
-            self._read_at = self._write_at = 0
-        self._file.seek(self._write_at)
-        marshal.dump(batch, self._file)
-        self._write_at = self._file.tell()
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - kept while it holds any
+        packed = marshal.dumps(batch)
+        try:
+            self._file.seek(self._write_at)
+            rest = memoryview(packed)
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[self._file.write(rest) :]
+            self._write_at += len(packed)
+            self._sizes.append(len(packed))
+        finally:
+            self._close_when_empty()
 
     def take(self) -> Batch:
         """Remove and return the oldest batch; there must be one."""
@@ -84,13 +93,18 @@ class Backlog:
             self._records -= len(batch)
             return batch
         assert self._file is not None
+        size = self._sizes.popleft()  # first: whatever becomes of it, this batch waits no more
         self._file.seek(self._read_at)
-        oldest: Batch = marshal.load(self._file)  # noqa: S302 - we wrote it
-        self._read_at = self._file.tell()
-        if self._read_at == self._write_at:
+        oldest: Batch = marshal.loads(self._file.read(size))  # noqa: S302 - we wrote it
+        self._read_at += size
+        self._close_when_empty()
+        return oldest
+
+    def _close_when_empty(self) -> None:
+        if not self._sizes and self._file is not None:
             self._file.close()
             self._file = None
-        return oldest
+            self._read_at = self._write_at = 0
 
 
 class LiveJudge:
@@ -104,6 +118,7 @@ class LiveJudge:
         self._now_ns = start_ns
         self._told: dict[str, int] = {}
         self._damage: str | None = None
+        self._deaf: str | None = None  # why it took note of no more; what came before is judged
         self.records = 0
         self.violations = 0
 
@@ -114,21 +129,20 @@ class LiveJudge:
 
     def hear(self, batch: Batch) -> None:
         """Take note of records, to be judged later."""
-        if self._damage is not None:
+        if self._damage is not None or self._deaf is not None:
             return
         try:
             for at in range(0, len(batch), SLICE_RECORDS):
                 self._backlog.put(batch[at : at + SLICE_RECORDS])
         except OSError as error:
-            self._damage = f"the judge had no room for what it could not judge at once ({error.strerror})"
+            self._deaf = f"the judge had no room for what it could not judge at once ({error.strerror})"
 
     def catch_up(self) -> None:
         """Judge one slice of what waits."""
-        batch = self._backlog.take()
-        if self._damage is not None:
-            return
         try:
-            self._hearing.hear(self._records(batch))
+            batch = self._backlog.take()
+            if self._damage is None:
+                self._hearing.hear(self._records(batch))
         except LogDamage as damage:
             self._damage = str(damage)
         except Exception as error:  # whatever becomes of the judge, the log is written
@@ -143,11 +157,12 @@ class LiveJudge:
 
     def cut_short(self) -> Judged:
         """Say what it came to before the pipe ended without a last record."""
-        damage = self._damage or "the log was cut: the run did not come to its end"
+        damage = self._damage or self._deaf or "the log was cut: the run did not come to its end"
         return Judged(self.records, self.violations, damage)
 
     def result(self) -> Judged:
         """Say what it came to; nothing waits any more."""
+        self._damage = self._damage or self._deaf
         if self._damage is None:
             try:
                 self._hearing.expect_last_look()

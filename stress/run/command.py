@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from pagealloc.sync_real import RealSync
-from stress.errors import EXIT_SIGNAL, EXIT_SUCCESS, BadArgument, Verdict
+from stress.errors import EXIT_SIGNAL, EXIT_SUCCESS, BadArgument, CannotBeDone, Verdict
 from stress.provenance import blind_spots
 from stress.run import footprint
 from stress.run.conductor import StressRun
-from stress.run.directory import RunDirectory, RunDirectoryError, default_path
+from stress.run.directory import RunDirectory, default_path
 from stress.run.params import OPTIONS, RunParams, key_of, option_of, parse_changes
 from stress.run.scenario import load_scenario, shipped, with_reporter_defaults
 from stress.run.summary import Summary
@@ -87,7 +87,7 @@ def command_run(arguments: argparse.Namespace) -> int:
             print_summary(Console(), summary, params.words())
     if summary.verdict is Verdict.SUCCESS and interruption.signal:
         return EXIT_SIGNAL + interruption.signal
-    return summary.verdict.exit_status
+    return summary.exit_status
 
 
 class _Interruption:
@@ -111,7 +111,7 @@ class _Interruption:
 
 
 def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
-    """Write the summary; whatever the disk refuses is a note, never the end of the verdict."""
+    """End the log, let its judge have the last word, and write the summary."""
     summary.notes.append(f"run directory {directory.path}")
     directory.end_log(summary)
     if summary.verdict is Verdict.FAILURE and directory.recorder is not None:
@@ -119,10 +119,7 @@ def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
             f"`python -m stress verify {directory.path}` names the records that prove it, `explore` searches for a "
             "schedule that does it again, and `replay` has that one as often as you like"
         )
-    try:
-        directory.finish(summary)
-    except RunDirectoryError as error:
-        summary.notes.append(f"no summary was kept: {error}")
+    directory.finish(summary)
     directory.tell_end(summary)
 
 
@@ -163,7 +160,7 @@ def _open_directory(path: Path | None, sync: RealSync, params: RunParams) -> Run
     """Open the run directory; one that nobody asked for and that cannot be made is done without."""
     try:
         return RunDirectory(path or default_path(sync), sync, params.as_dict())
-    except RunDirectoryError as error:
+    except (BadArgument, CannotBeDone) as error:
         if path is not None:
             raise
         print(f"stress: no run directory is kept: {error}", file=sys.stderr)

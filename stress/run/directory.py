@@ -6,8 +6,8 @@
     harness.ndjson  what the harness itself did: phases, samples, violations, notes, the verdict
     summary.json    the verdict and the figures, written last; a run without it did not end
 
-A disk that fills up costs the log, never the run: records that cannot be written are counted, and the
-summary says how many.
+A disk that fills up costs the log, never the run: records that cannot be written are counted, the run goes on to its
+end, and its verdict is CANNOT DECIDE unless something was found: what was not kept proves nothing.
 """
 
 from __future__ import annotations
@@ -18,43 +18,42 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pagealloc.sync import Sync
-from stress.errors import BadInput, Verdict
+from stress.errors import BadArgument, Verdict
 from stress.log.recorder import Recorder
 from stress.provenance import versions
 from stress.run.summary import Summary
+from stress.system.files import unwritten
 
 SUMMARY_FILE = "summary.json"
 VERDICT_LEVELS = {Verdict.SUCCESS: "info", Verdict.CANNOT_DECIDE: "warning", Verdict.FAILURE: "error"}
 
 
-class RunDirectoryError(BadInput):
-    """The folder cannot be made or written; the message names it."""
-
-
 class RunDirectory:
-    """An open run directory. Raises RunDirectoryError when it cannot be begun."""
+    """An open run directory. Raises BadArgument when it cannot be begun, CannotBeDone when the disk is full."""
 
     def __init__(self, path: Path, sync: Sync, params: dict[str, object]) -> None:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
-                raise RunDirectoryError(f"--run-dir: {path} is not empty, expected a new or an empty folder")
+                raise BadArgument(f"--run-dir: {path} is not empty, expected a new or an empty folder")
             self._write("params.json", params)
             self._write("versions.json", versions())
             self.recorder = Recorder(path, sync, params, versions()) if params["log"] == "all" else None
         except OSError as error:
-            raise RunDirectoryError(f"--run-dir: {path}: {error.strerror}") from error
+            raise unwritten("--run-dir", path, error) from error
 
     def end_log(self, summary: Summary, *, judged: bool = True) -> None:
         """End the log, and take down in the summary what it lacks and, if it can be `judged`, what its judge says."""
         if self.recorder is not None:
             log = self.recorder.finish()
             if log.lost or log.error is not None:
-                why = log.error or "its buffers were full"
-                summary.notes.append(f"the log lacks {log.lost} records: {why}")
+                what = f"the log lacks {log.lost} records: {log.error or 'its buffers were full'}"
+                summary.notes.append(what)
             if judged:
                 summary.heed(log.judged, self.recorder.proofs)
+            if log.error is not None:
+                summary.lack(what)
         else:
             summary.notes.append("no log was kept: nothing but the run's own checks judged")
 
@@ -81,11 +80,13 @@ class RunDirectory:
             self.recorder.close()
 
     def finish(self, summary: Summary) -> None:
-        """Write the summary. Raises RunDirectoryError."""
+        """Write the summary; whatever the disk refuses is told by the verdict, and never the end of it."""
         try:
             self._write(SUMMARY_FILE, asdict(summary))
         except OSError as error:
-            raise RunDirectoryError(f"{self.path / SUMMARY_FILE}: {error.strerror}") from error
+            what = f"no summary was kept: {self.path / SUMMARY_FILE}: {error.strerror}"
+            summary.notes.append(what)
+            summary.lack(what)
 
     def give_up(self, why: str) -> None:
         """End the log of a run that did not come about; there is no summary."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stress.errors import Verdict
+from stress.errors import EXIT_CANNOT, Verdict
 from stress.log.live import Judged, LiveProof
 
 
@@ -16,7 +16,8 @@ class Summary:
     violations: list[str] = field(default_factory=list)
     violation_count: int = 0
     judged_records: int | None = None  # of the log, by its judge; None when the run's own checks alone judged
-    undecided: str | None = None  # why the log's judge could not judge all of it
+    undecided: str | None = None  # why nobody can say SUCCESS: the log was not judged whole, or not kept
+    unkept: str | None = None  # what the disk refused to keep of the run
     seconds: float = 0.0
     interrupted: bool = False
     allocators: int = 0
@@ -56,3 +57,15 @@ class Summary:
             self.violation_count += judged.violations
         failed = bool(self.violation_count) or self.verdict is Verdict.FAILURE
         self.verdict = Verdict.of(failed=failed, undecided=self.undecided is not None)
+
+    def lack(self, what: str) -> None:
+        """Take down what the disk refused to keep: `verify` could not repeat a SUCCESS, so there is none."""
+        self.unkept = what if self.unkept is None else f"{self.unkept}; {what}"
+        self.undecided = self.undecided or what
+        self.verdict = Verdict.of(failed=self.verdict is Verdict.FAILURE, undecided=True)
+
+    @property
+    def exit_status(self) -> int:
+        """The verdict's, unless it was the disk that kept it from one."""
+        refused = self.unkept is not None and self.verdict is not Verdict.FAILURE
+        return EXIT_CANNOT if refused else self.verdict.exit_status

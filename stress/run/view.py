@@ -203,7 +203,7 @@ def print_summary(console: Console, summary: Summary, words: str) -> None:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     _print_violations(console, summary)
     if summary.undecided is not None:
-        console.print(f"not judged: {summary.undecided}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"not decided: {summary.undecided}", highlight=False, markup=False, soft_wrap=True)
     if summary.next_step:
         console.print(f"next: {summary.next_step}", highlight=False, markup=False, soft_wrap=True)
     ended = "interrupted after " if summary.interrupted else ""
@@ -230,9 +230,13 @@ def _print_violations(console: Console, summary: Summary) -> None:
 
 
 def _judged(summary: Summary) -> str:
-    if summary.judged_records is None:
-        return ""
-    return f", judged {summary.judged_records:,} records"
+    judged = "" if summary.judged_records is None else f", judged {summary.judged_records:,} records"
+    return judged + lacking(summary)
+
+
+def lacking(summary: Summary) -> str:
+    """Say behind the verdict what was not kept of the run."""
+    return "" if summary.unkept is None else f" ({summary.unkept})"
 
 
 def _soak_rows(summary: Summary) -> Iterator[tuple[str, str]]:

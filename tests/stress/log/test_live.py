@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import marshal
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,33 @@ def test_a_judge_that_falls_behind_keeps_the_order_on_disk(
         taken.append(backlog.take()[0][0])
     assert taken == list(range(9))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let no file grow beyond a kilobyte, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_judge_that_finds_no_room_judges_what_it_had_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It broke down in the middle, and the log with it: what the disk takes in part is no batch."""
+    monkeypatch.setattr(live, "BACKLOG_RECORDS", 0)
+    proofs: list[LiveProof] = []
+    judge = LiveJudge(tmp_path, 0, proofs.append)
+    judge.hear(batch(*ZONE, *BROKEN))
+    for at in range(10, 20):
+        judge.hear(batch(*[("violation", at, ("x" * 50,))] * 3))
+    while judge.behind:
+        judge.catch_up()
+    judged = judge.result()
+    assert judged.violations == len(proofs) > 0
+    assert "had no room" in (judged.damage or "")
 
 
 def frames(*shares: object) -> io.BytesIO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pagealloc.revision import PRESETS
 from pagealloc.sync import Sync
 from pagealloc.zone import Zone
 from stress.cli import main
+from stress.errors import EXIT_CANNOT
 from stress.mutants import MUTANTS, planted
 from stress.run import directory
 from stress.run.conductor import StressRun
@@ -458,27 +460,39 @@ def log_on_a_full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("log_on_a_full_disk")
-def test_a_full_disk_costs_the_log_and_not_the_run(
+def test_a_full_disk_costs_the_log_and_the_verdict_but_not_the_run(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(arguments(tmp_path / "run")) == 0
+    assert main(arguments(tmp_path / "run")) == EXIT_CANNOT
     lines = capsys.readouterr().out.splitlines()
     (note,) = [line for line in lines if line.startswith("note: the log lacks ")]
     assert note.endswith(": File too large")
     lost_events = int(note.split()[4])
     assert lost_events > 10
-    assert lines[-1].startswith("SUCCESS ")
+    assert lines[-1].startswith("CANNOT DECIDE ")
+    what = note.removeprefix("note: ")
+    assert f" ({what}): " in lines[-1]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
-    assert note.removeprefix("note: ") in summary["notes"]
+    assert (summary["verdict"], summary["unkept"], what in summary["notes"]) == ("CANNOT DECIDE", what, True)
+    assert main(["verify", str(tmp_path / "run")]) == 2, "the log says so, too"
 
 
 @pytest.mark.usefixtures("log_on_a_full_disk")
 def test_json_says_how_many_events_were_lost(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(arguments(tmp_path / "run", "--json")) == 0
+    assert main(arguments(tmp_path / "run", "--json")) == EXIT_CANNOT
     assert "the log lacks " in capsys.readouterr().out
 
 
-def test_a_disk_too_full_for_the_summary_still_leaves_the_verdict(
+@pytest.mark.usefixtures("log_on_a_full_disk")
+def test_a_full_disk_excuses_no_failure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = arguments(tmp_path / "run", "--mutant", "M-10", "--order", "5")
+    assert main(words) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("FAILURE ")
+    assert "the log lacks " in last
+
+
+def test_a_disk_too_full_for_the_summary_leaves_no_success(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_text = Path.write_text
@@ -489,10 +503,21 @@ def test_a_disk_too_full_for_the_summary_still_leaves_the_verdict(
         return write_text(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "write_text", full)
-    main(arguments(tmp_path / "run"))
-    captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1].startswith("SUCCESS ")
-    assert "No space left on device" in captured.out + captured.err
+    assert main(arguments(tmp_path / "run")) == EXIT_CANNOT
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("CANNOT DECIDE ")
+    assert re.search(r"\(no summary was kept: .*/summary.json: No space left on device\): ", last)
+
+
+def test_a_disk_too_full_to_begin_is_no_bad_argument(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *args: Any, **kwargs: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(arguments(tmp_path / "run")) == EXIT_CANNOT
+    assert capsys.readouterr().err == f"stress: --run-dir: {tmp_path / 'run'}: No space left on device\n"
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------------------------
