@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -304,11 +305,23 @@ def test_without_qemu_its_row_is_skipped_and_names_the_package(monkeypatch: pyte
 
 @pytest.mark.needs("qemu")
 def test_qemu_is_measured_against_our_own_system_calls() -> None:
-    (row,) = hypervisor.qemu_against_discard(TINY)
+    rows = hypervisor.qemu_against_discard(TINY)
 
-    assert row.skipped is None
-    assert row.ratio is not None
-    assert row.ratio > 0
+    assert [(row.skipped, row.goal) for row in rows] == [(None, 0.85), (None, None)]
+    assert all(row.ratio is not None and row.ratio > 0 for row in rows)
+
+
+def test_every_processor_takes_an_equal_share_of_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = memoryview(bytearray(b"\1" * 8))
+    moves: list[tuple[set[int], list[int]]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 3})
+    monkeypatch.setattr(
+        os, "sched_setaffinity", lambda pid, processors: moves.append((processors, pages.tolist()))
+    )
+
+    hypervisor.take_on_every_processor(pages)
+
+    assert moves == [({3}, [1] * 8), ({5}, [0, 1] * 4), ({3, 5}, [0] * 8)]
 
 
 def test_without_greenlet_the_rows_of_schedule_search_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
