@@ -25,7 +25,6 @@ from pagealloc.sync_real import RealSync
 from pagealloc.zone import Zone
 from workers.errors import ReporterError, describe_error
 from workers.page_reporting import Batch, Reporter
-from workers.qemu.reporter import QemuReporter
 
 DEFAULT_SLEEP_S = 0.01
 ALL_BATCHES = 1 + 1e-9  # as a sum of shares: floats may come to a little more than 1
@@ -120,6 +119,12 @@ class FaultInjector:
         self._released.set()
 
 
+def _qemu(sync: Sync, timeout_s: float) -> Reporter:
+    from workers.qemu.reporter import QemuReporter  # noqa: PLC0415 - sockets and programs, which hardly anybody needs
+
+    return QemuReporter(sync, timeout_s)
+
+
 class Shipped(NamedTuple):
     """A reporter that ships: how it is made, and what it does, in a few words for people."""
 
@@ -131,7 +136,7 @@ SHIPPED = {
     "null": Shipped(lambda sync, timeout_s: Null(), "takes note and does nothing"),
     "sleep": Shipped(lambda sync, timeout_s: Null(), "takes its time, as --reporter-sleep says"),
     "discard": Shipped(lambda sync, timeout_s: Discard(), "gives the memory back to the operating system"),
-    "qemu": Shipped(QemuReporter, "hands the memory to the virtio-balloon of a QEMU that it starts"),
+    "qemu": Shipped(_qemu, "hands the memory to the virtio-balloon of a QEMU that it starts"),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from stress.log.events import EVENTS, HEADER, field_names
@@ -25,13 +27,15 @@ def sql_type(hint: Any) -> str:
     return JSON
 
 
-def event_columns(event: str) -> dict[str, str]:
+@cache  # the view of each event asks for the columns of all
+def event_columns(event: str) -> Mapping[str, str]:
     """Return the SQL type of each field that an event has behind the header."""
     hints = get_type_hints(EVENTS[event])
     return {name: sql_type(hints[name]) for name in field_names(event)}
 
 
-def table_columns() -> dict[str, str]:
+@cache
+def table_columns() -> Mapping[str, str]:
     """Return the SQL types of the table that holds all records; a field that differs between events is JSON."""
     columns = {"event": "VARCHAR", **dict.fromkeys(HEADER, "BIGINT")}
     for event in EVENTS:

@@ -14,8 +14,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 TALE_FILE = "harness.ndjson"
 
 # The events of the harness, and how loudly each is told.
@@ -33,6 +31,8 @@ class Tale:
     """The harness's records of one run. What the disk refuses is left untold: the log itself counts what it lacks."""
 
     def __init__(self, folder: Path) -> None:
+        import structlog  # noqa: PLC0415 - for the process that tells, not for all who import this module
+
         self._path = folder / TALE_FILE
         self._logger = structlog.wrap_logger(
             self,

@@ -143,6 +143,27 @@ def test_the_examples_are_good_arguments(command: str) -> None:
         build_parser(command).parse_args(shlex.split(example))
 
 
+@pytest.mark.parametrize(
+    ("module", "unneeded"),
+    [
+        # structlog imports greenlet, which gives a free-threaded interpreter its GIL back.
+        ("stress.run.command", ("structlog", "greenlet", "duckdb", "plotly", "workers.qemu.reporter")),
+        ("stress.cli", ("structlog", "greenlet", "rich.console", "socket", "subprocess")),
+        ("stress.analysis.verify_command", ("structlog", "greenlet", "duckdb", "plotly")),
+    ],
+)
+def test_a_command_imports_nothing_that_it_hardly_ever_needs(module: str, unneeded: tuple[str, ...]) -> None:
+    look = f"import sys, {module}; print(*({set(unneeded)!r} & set(sys.modules)))"
+    ended = subprocess.run(
+        [sys.executable, "-c", look],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert ended.stdout == "\n"
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ending:
         main(["--version"])
