@@ -176,6 +176,8 @@ class Grid:
                 raise BadOption(
                     f"--scale {point.scale}: a capacity of {point.capacity} cannot be divided by it"
                 )
+            if point.state and point.scale > 1:
+                raise BadOption(f"--scale {point.scale}: a start state is that of a whole guest, expected 1")
             if not point.state and point.used > point.guest:
                 raise BadOption(
                     f"--used {point.used >> 20} MiB: expected the guest's {point.guest >> 20} MiB at most"

@@ -61,7 +61,7 @@ def run_machine(
     named = parse_load(
         point.load, scale=point.scale, mix=point.mix, slab=point.slab, churn=point.churn, preset=point.preset
     )
-    wanted = getattr(named.load, "nr_pages", 0)
+    wanted = getattr(named.load, "nr_pages", 0) * point.scale
     if not point.state and wanted > point.guest >> PAGE_SHIFT:
         raise BadInput(
             f"load {point.load!r}: {wanted * PAGE_SIZE >> 20} MiB, expected the guest's {point.guest >> 20} MiB at most"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +34,9 @@ class BadLoad(BadInput):
     """A load is none that there is; the message names it and what was expected."""
 
 
+MadeUp = Idle | Burst | Churn | Functions | Holes
+
+
 class NamedLoad(NamedTuple):
     """A load with what a run must know of it beforehand."""
 
@@ -46,7 +49,7 @@ class NamedLoad(NamedTuple):
 def parse_load(text: str, *, scale: int, mix: int, slab: float, churn: float, preset: str) -> NamedLoad:
     """Make the load that a word of the command line names. Raises BadInput."""
     kind, _, rest = text.partition(":")
-    makers: dict[str, Callable[[str], Load]] = {
+    makers: dict[str, Callable[[str], MadeUp]] = {
         "idle": lambda _: Idle(),
         "burst": _burst,
         "churn": _churn,
@@ -55,17 +58,34 @@ def parse_load(text: str, *, scale: int, mix: int, slab: float, churn: float, pr
     }
     if kind in makers:
         try:
-            load = makers[kind](rest)
+            made_up = makers[kind](rest)
         except ValueError as error:
             raise BadLoad(f"load {text!r}: {error}; expected {HELP}") from error
-        return NamedLoad(load, load.span_s)  # type: ignore[attr-defined]
+        return NamedLoad(_divided(made_up, text, scale), made_up.span_s)
     if kind == "curve":
         load = Follow(_curve(rest), scale, mix=mix, slab=slab, churn=churn)
         return NamedLoad(load, load.span_s)
+    if scale > 1:
+        raise BadLoad(
+            f"load {text!r}: --scale {scale} divides no recording and no load of your own, expected 1"
+        )
     if kind == "trace":
         recording = _recording(rest, preset)
         return NamedLoad(None, max(recording.end_s - recording.begin_s, 1.0), recording)
     return _own(text)
+
+
+def _divided(load: MadeUp, text: str, scale: int) -> Load:
+    """Return the load of a guest so many times smaller. Raises BadLoad when nothing would be left of it."""
+    if isinstance(load, Idle) or scale == 1:
+        return load
+    divided = replace(load, nr_pages=load.nr_pages // scale)
+    order = getattr(load, "order", 0)
+    if not divided.nr_pages >> order:
+        raise BadLoad(
+            f"load {text!r}: --scale {scale} leaves no block of order {order} of it, expected a smaller scale"
+        )
+    return divided
 
 
 @lru_cache(maxsize=4)

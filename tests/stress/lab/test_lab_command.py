@@ -443,6 +443,40 @@ def test_a_load_that_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize(
+    "load", ["burst:256MiB", "churn:256MiB@0/2", "functions:1,64MiB@5,5", "holes:256MiB/512"]
+)
+def test_a_scale_divides_a_made_up_load_too(load: str, capsys: pytest.CaptureFixture[str]) -> None:
+    guest = (load, "--guest", "1GiB", "--seeds", "1", "--until", "30")
+    (whole,), (scaled,) = (rows_of(capsys, "lab", *guest, "--scale", scale)["rows"] for scale in ("1", "4"))
+    assert whole["peak_resident_bytes"] > 0
+    assert abs(scaled["peak_resident_bytes"] / whole["peak_resident_bytes"] - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (
+            ["burst:4MiB"],
+            "load 'burst:4MiB': --scale 4 leaves no block of order 9 of it, expected a smaller scale",
+        ),
+        (["burst:2GiB"], "load 'burst:2GiB': 2048 MiB, expected the guest's 1024 MiB at most"),
+        (
+            ["os:getcwd"],
+            "load 'os:getcwd': --scale 4 divides no recording and no load of your own, expected 1",
+        ),
+        (
+            ["burst:1GiB", "--state", "pagetypeinfo"],
+            "--scale 4: a start state is that of a whole guest, expected 1",
+        ),
+    ],
+)
+def test_what_a_scale_does_not_divide_is_refused(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complaint in refusal(capsys, "lab", *words, "--guest", "1GiB", "--seeds", "1", "--scale", "4")
+
+
+@pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--used", "1GiB"], "--used 1024 MiB: expected the guest's 512 MiB at most"),
