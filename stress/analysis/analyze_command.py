@@ -17,7 +17,7 @@ from stress.analysis.report import write_report
 from stress.analysis.summary import Summary, summarize
 from stress.analysis.terminal import print_analysis
 from stress.errors import EXIT_SUCCESS, BadArgument, CannotBeDone, one_line
-from stress.system.files import check_writable, write_whole
+from stress.system.files import check_writable, output_path, write_whole
 
 REPORT_FILE = "report.html"
 DIFFERENCE_FILE = "difference.html"
@@ -31,12 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object a run and nothing else")
     parser.add_argument(
         "--report",
-        type=Path,
+        type=output_path,
         metavar="FILE",
         help=f"where the page goes (default: RUN/{REPORT_FILE}, for two runs RUN/{DIFFERENCE_FILE})",
     )
     parser.add_argument(
-        "--perfetto", type=Path, metavar="FILE", help="write RUN as a trace for ui.perfetto.dev; .gz packs it"
+        "--perfetto",
+        type=output_path,
+        metavar="FILE",
+        help="write RUN as a trace for ui.perfetto.dev; .gz packs it",
     )
 
 

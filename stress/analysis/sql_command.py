@@ -21,7 +21,7 @@ from stress.analysis.schema import event_meaning
 from stress.analysis.views import VIEWS
 from stress.errors import EXIT_SUCCESS, BadArgument, one_line, quoted
 from stress.log.events import EVENTS
-from stress.system.files import write_whole
+from stress.system.files import output_path, write_whole
 
 ROWS_SHOWN = 100  # in a table; --csv and --json have no end
 FETCH_ROWS = 10_000
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="print a JSON object for each row")
     form.add_argument("--csv", action="store_true", help="print CSV with a line of names")
     parser.add_argument(
-        "--parquet", type=Path, metavar="DIR", help="write each view that has rows to DIR/VIEW.parquet"
+        "--parquet", type=output_path, metavar="DIR", help="write each view that has rows to DIR/VIEW.parquet"
     )
 
 

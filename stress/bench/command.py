@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -22,7 +21,7 @@ from stress.bench.measure import QUICK, Effort
 from stress.bench.peers import find_peers
 from stress.bench.table import Results, empty_column, markdown, show
 from stress.errors import EXIT_SUCCESS
-from stress.system.files import check_writable, write_whole
+from stress.system.files import check_writable, output_path, write_whole
 
 T = TypeVar("T")
 
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     form.add_argument("--markdown", action="store_true", help="print tables for a document and nothing else")
     parser.add_argument(
-        "--chart", type=Path, metavar="FILE", help="write a chart as one HTML file (needs plotly)"
+        "--chart", type=output_path, metavar="FILE", help="write a chart as one HTML file (needs plotly)"
     )
 
 

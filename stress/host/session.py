@@ -24,6 +24,7 @@ from stress.host.trace_host import TraceHost
 from stress.host.view import Watch, lines, picture, print_summary
 from stress.run.directory import RunDirectory, default_path
 from stress.run.summary import Summary
+from stress.system.files import output_path
 from workers.page_reporting import PAGE_REPORTING_CAPACITY, PAGE_REPORTING_DELAY_S
 
 SHOWN_EVERY_S = 1.0
@@ -58,7 +59,7 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", help="of the manners' choices (default: 1)")
     parser.add_argument(
         "--run-dir",
-        type=Path,
+        type=output_path,
         metavar="DIR",
         help="where parameters, events and summary go (default: runs/DATE-TIME)",
     )

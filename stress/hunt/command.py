@@ -27,7 +27,7 @@ from stress.search.explore import Failure
 from stress.search.jobs import STRATEGIES, Job, run_job, save, tracked
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import last_step
-from stress.system.files import check_writable, temporary_folder
+from stress.system.files import check_writable, output_path, temporary_folder
 from stress.system.leaving import owed
 
 WORLDS = ("controlled", "real")
@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stories", action="store_true", help="print a table of what each story says, for a document"
     )
-    parser.add_argument("--save", type=Path, metavar="DIR", help="keep a replay file of each")
+    parser.add_argument("--save", type=output_path, metavar="DIR", help="keep a replay file of each")
 
 
 def hunt(task: tuple[str, str, int]) -> Hunt:

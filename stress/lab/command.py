@@ -33,7 +33,7 @@ from stress.lab.recorded_truth import Truth, truth_of
 from stress.lab.sweep import Sweep
 from stress.lab.tables import show_table
 from stress.pool import EXECUTORS, open_executor
-from stress.system.files import write_whole
+from stress.system.files import output_path, write_whole
 
 SEEDS = 5
 DEMONSTRATION: Mapping[str, list[Any]] = {"order": [0, 5, 9], "delay": [0.1, 0.5, 1.0, 2.0]}
@@ -79,13 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=output_path,
         metavar="DIR",
         help="keep rows.jsonl and report.html there; a sweep goes on from it",
     )
     parser.add_argument(
         "--run-dir",
-        type=Path,
+        type=output_path,
         metavar="DIR",
         help="run the first point again and log it there, for verify, analyze, sql and perfetto",
     )

@@ -20,6 +20,7 @@ from stress.run.params import OPTIONS, RunParams, key_of, option_of, parse_chang
 from stress.run.scenario import load_scenario, shipped, with_reporter_defaults
 from stress.run.summary import Summary
 from stress.run.view import LineView, LiveView, View, print_summary
+from stress.system.files import output_path
 from stress.system.leaving import heard_by
 from workers.errors import ReporterError
 from workers.page_reporting import Reporter
@@ -50,7 +51,7 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
         run.add_argument(option_of(name), metavar=metavar, dest=key_of(name), help=f"{about}{default}")
     run.add_argument(
         "--run-dir",
-        type=Path,
+        type=output_path,
         metavar="DIR",
         help="where parameters, events and summary go (default: runs/DATE-TIME)",
     )
@@ -64,9 +65,10 @@ def command_run(arguments: argparse.Namespace) -> int:
     params = _run_params(arguments)
     _check_memory(params)
     sync = RealSync()
+    path = arguments.run_dir or default_path(sync)  # before the reporter, which may go to another folder
     reporter = load_reporter(params.reporter, sync, params.reporter_timeout)
     footprint.use_one_arena()
-    directory = _open_directory(arguments.run_dir, sync, params)
+    directory = _open_directory(path, sync, params, asked_for=arguments.run_dir is not None)
     interruption = _Interruption()
     with heard_by(interruption.hear):
         try:
@@ -156,12 +158,12 @@ def _bookkeeping(params: RunParams) -> str:
     return f"{_bookkeeping_bytes(params) >> 20} MiB of the pages' own bookkeeping ({BOOKKEEPING_BYTES} bytes a page)"
 
 
-def _open_directory(path: Path | None, sync: RealSync, params: RunParams) -> RunDirectory | None:
+def _open_directory(path: Path, sync: RealSync, params: RunParams, *, asked_for: bool) -> RunDirectory | None:
     """Open the run directory; one that nobody asked for and that cannot be made is done without."""
     try:
-        return RunDirectory(path or default_path(sync), sync, params.as_dict())
+        return RunDirectory(path, sync, params.as_dict())
     except (BadArgument, CannotBeDone) as error:
-        if path is not None:
+        if asked_for:
             raise
         print(f"stress: no run directory is kept: {error}", file=sys.stderr)
         return None

@@ -107,11 +107,12 @@ class RunDirectory:
 
 
 def default_path(sync: Sync) -> Path:
-    """Return runs/DATE-TIME (UTC) below the current folder, with a number behind it if that is taken."""
+    """Return runs/DATE-TIME (UTC) below the folder of this moment, with a number behind it if that is taken."""
     stamp = datetime.fromtimestamp(sync.wall_clock(), UTC).strftime("%Y%m%d-%H%M%S")
-    path = Path("runs") / stamp
+    runs = Path("runs").absolute()
+    path = runs / stamp
     number = 1
     while path.exists():
         number += 1
-        path = Path("runs") / f"{stamp}-{number}"
+        path = runs / f"{stamp}-{number}"
     return path

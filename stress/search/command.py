@@ -23,7 +23,7 @@ from stress.search.explore import MEMORY_MODELS, Failure, Result
 from stress.search.jobs import STRATEGIES, Job, run_jobs, save
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import tell
-from stress.system.files import check_writable
+from stress.system.files import check_writable, output_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", default="sc", metavar="M", help=memory)
     parser.add_argument("--list", action="store_true", help="list scenarios and mutants, and do nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="where replay files go, if not here")
+    parser.add_argument("--save", type=output_path, metavar="DIR", help="where replay files go, if not here")
 
 
 def command_explore(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from stress.controlled.world import Violation
 from stress.errors import Verdict
 from stress.search import replay
 from stress.search.story import tell, write_perfetto
-from stress.system.files import check_writable, write_whole
+from stress.system.files import check_writable, output_path, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="replay file that explore wrote")
     parser.add_argument("--any-code", action="store_true", help="try it although the code has changed since")
     parser.add_argument(
-        "--perfetto", type=Path, metavar="OUT", help="write a trace for ui.perfetto.dev as well"
+        "--perfetto", type=output_path, metavar="OUT", help="write a trace for ui.perfetto.dev as well"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 

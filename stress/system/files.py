@@ -36,6 +36,14 @@ def read_text(path: Path) -> str:
     return content.decode()  # a UnicodeDecodeError is a ValueError
 
 
+def output_path(text: str) -> Path:
+    """Return the path of something to write, as the command line names it: from the root on.
+
+    A reporter, a load or an executor of somebody's own may go to another folder before it is written.
+    """
+    return Path(text).absolute()
+
+
 def check_writable(option: str, path: Path) -> None:
     """Try whether a file can be written. Raises what `unwritten` returns, or BadArgument."""
     try:

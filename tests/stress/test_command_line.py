@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -16,6 +17,7 @@ import pytest
 import pagealloc
 from stress.cli import COMMANDS, build_parser, main
 from stress.errors import EXIT_STATUSES, Verdict, one_line, quoted
+from stress.system.files import output_path
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[str]]
@@ -324,3 +326,21 @@ def test_zones_that_the_machine_cannot_keep_the_books_of_are_refused_with_what_t
         "stress: --zones: Normal=1TiB: this machine has 1024 MiB left, expected room for 4352 MiB of the pages' own "
         "bookkeeping (17 bytes a page)\n"
     )
+
+
+# -- paths ---------------------------------------------------------------------------------------------------
+
+READ = {"file", "kernel", "load", "modules", "other", "paths", "rss", "run", "socket", "trace", "zoneinfo"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_path_that_is_written_later_is_taken_from_the_root_on(command: str) -> None:
+    """A reporter, a load or an executor of somebody's own may go to another folder meanwhile."""
+    (subparsers,) = [
+        action for action in build_parser(command)._actions if isinstance(action, argparse._SubParsersAction)
+    ]
+    actions = subparsers.choices[command]._actions
+    assert {action.dest for action in actions if action.type is Path} <= READ
+    named = {"run_dir", "save", "out", "report", "perfetto", "parquet", "chart"}
+    assert {action.type for action in actions if action.dest in named} <= {output_path}
+    assert output_path("mine") == Path.cwd() / "mine"

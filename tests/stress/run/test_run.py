@@ -450,6 +450,33 @@ def test_a_run_directory_that_nobody_asked_for_is_done_without_if_need_be(
     assert captured.out.splitlines()[-1].startswith("SUCCESS")
 
 
+WANDERER = """
+import os
+os.chdir("/")
+class Wanderer:
+    def report(self, zone, batch):
+        os.chdir("/proc")
+"""
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "by default"])
+def test_a_reporter_that_goes_to_another_folder_takes_nothing_along(
+    named: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "wanderer.py").write_text(WANDERER, encoding="utf-8")
+    words = [*arguments(tmp_path, "--reporter", "wanderer:Wanderer", seconds=0.2)]
+    at = words.index("--run-dir")
+    words[at : at + 2] = ["--run-dir", "mine"] if named else []
+    assert main(words) == 0
+    assert Path.cwd() == Path("/proc")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("SUCCESS ")
+    (folder,) = [tmp_path / "mine"] if named else (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["verdict"] == "SUCCESS"
+
+
 @pytest.fixture
 def log_on_a_full_disk() -> Iterator[None]:
     """Let no file grow beyond some kilobytes: the log's writer meets that end as it would a full disk's."""
