@@ -50,6 +50,10 @@ class StoreBuffers(World):
         self.drain(task)
         super().publish(task)
 
+    def give_up(self, task: Task, subject: Subject) -> None:
+        self.drain(task)
+        super().give_up(task, subject)
+
     def wake(self, subject: Subject) -> None:
         self.drain(self.current)  # whoever is woken, also by a task's end, sees what was stored before
         super().wake(subject)

@@ -46,9 +46,10 @@ class ControlledLock(Subject):
                 return False
             self._wait(task)
         self.owner = task
-        if task.held and self._lockdep is not None and not world.aborting:
+        held = task.held
+        if held and self._lockdep is not None and not world.aborting:
             self._lockdep.acquired(world, task, self.name)
-        task.held.append(self)
+        held.append(self)
         return True
 
     def _wait(self, task: Task) -> None:
@@ -63,11 +64,15 @@ class ControlledLock(Subject):
         world = self.world
         if world.aborting:
             return
-        if self.owner is None:
+        owner = self.owner
+        if owner is None:
             raise RuntimeError(f"release of {self.name}, which nobody holds")
-        if self.on_release is not None:
-            self.on_release()
-        self.give_up()
+        look = self.on_release
+        if look is not None:
+            look()
+        self.owner = None
+        owner.held.remove(self)
+        world.give_up(owner, self)
         world.point("release", self)
 
     def give_up(self) -> None:
@@ -76,9 +81,7 @@ class ControlledLock(Subject):
         assert owner is not None
         self.owner = None
         owner.held.remove(self)
-        self.world.publish(owner)
-        if self.waiters:
-            self.world.wake(self)
+        self.world.give_up(owner, self)
 
     def locked(self) -> bool:
         return self.owner is not None

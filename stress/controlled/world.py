@@ -31,6 +31,9 @@ Mazurkiewicz trace, fingerprinted).
 # Who can go on was computed at every point, then kept until somebody blocked or woke, and is now kept from step to
 # step (`_ready`): a point is the unit in which a search pays.
 #
+# What a task does while there never was another one (`alone`) is no part of any history: it is the same in every
+# execution but for the numbers that it draws, and those are.
+#
 # What is the same was wrong three times, each time by pruning more than was the same; a search that prunes too much
 # looks fast and finds nothing, so nobody complains.
 #
@@ -214,6 +217,7 @@ class World:
         self._hub = self.running()
         self.data_history = 0  # of the writes to shared data, in their order
         self._ready: list[Task] = []  # who can go on, in the order of their numbers
+        self.alone = True  # there was never more than one task
 
     # -- running -----------------------------------------------------------------------------------------
 
@@ -242,6 +246,7 @@ class World:
         """Add a task that can be picked from now on."""
         task = Task(len(self.tasks), name)
         task.greenlet = self.coroutine(lambda: self._body(task, target), self._hub)
+        self.alone = not self.tasks
         self.tasks.append(task)
         self._ready.append(task)
         return task
@@ -283,15 +288,26 @@ class World:
         if self.aborting:
             return
         task = self.current
-        if task.held or self.lockless_writes:  # `publish`, without a call
-            self.data_history = hash((self.data_history, task.history))
-        candidates = self._ready
-        if len(candidates) > 1:
-            chosen = self._pick(candidates, task)
-            if chosen is not task:
-                self.preemptions += 1
-                self._switch_to(chosen)
-        self.step(task, op, subject)
+        # `publish`, `_pick` and `step` without their calls
+        if not self.alone:
+            if task.held or self.lockless_writes:
+                self.data_history = hash((self.data_history, task.history))
+            candidates = self._ready
+            if len(candidates) > 1:
+                choose = self._choose
+                try:
+                    at = choose(self, candidates, task)
+                except (Abandoned, ScheduleError) as failure:
+                    self.end(failure)
+                self.schedule.append(at)
+                chosen = candidates[at]
+                if chosen is not task:
+                    self.preemptions += 1
+                    self._switch_to(chosen)
+            task.history = subject.history = hash((task.history, op, subject.history, self.data_history))
+        self.steps = steps = self.steps + 1
+        if steps > self._steps_unnoted:
+            self._note_step(task, op, subject)
 
     def block(
         self, subject: Subject, op: str, timeout_s: float | None = None, *, quiet: bool = False
@@ -392,8 +408,9 @@ class World:
     def _pick(self, candidates: list[Task], current: Task | None) -> Task:
         if len(candidates) == 1:
             return candidates[0]
+        choose = self._choose
         try:
-            at = self._choose(self, candidates, current)
+            at = choose(self, candidates, current)
         except (Abandoned, ScheduleError) as failure:
             self.end(failure)
         self.schedule.append(at)
@@ -436,6 +453,13 @@ class World:
     def publish(self, task: Task) -> None:
         """Account for what a task may have written under a lock, before anybody else can look at it."""
         self.data_history = hash((self.data_history, task.history))
+
+    def give_up(self, task: Task, subject: Subject) -> None:
+        """Let others see what a task wrote under a lock that it gives back, and have the lock."""
+        if not self.alone:
+            self.data_history = hash((self.data_history, task.history))
+            if subject.waiters:
+                self.wake(subject)
 
     def _describe_cycle(self) -> str:
         parts = []
