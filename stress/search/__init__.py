@@ -1,6 +1,7 @@
 """Schedule search: the unchanged allocator and worker under a scheduler that chooses every interleaving.
 
     kit             what a scenario is made of: a small watched machine in a controlled world
+    setup           what scenarios do before anybody else is there is done once
     machine         watched zones, booted once for all executions of a program
     oracle          every step held against the invariants
     lockless        points at what is read and written without a lock

@@ -6,19 +6,20 @@ which waits until nothing moves and judges what is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 from pagealloc.mmzone import PAGE_SIZE, Layout
 from pagealloc.ram import Ram
 from pagealloc.revision import Revision
 from pagealloc.zone import Zone
-from stress.controlled.sync import ControlledSync, ControlledThread
+from stress.controlled.sync import ControlledThread
 from stress.controlled.world import Abandoned, World
 from stress.search.known import Known
 from stress.search.lockless import LocklessPageSets
-from stress.search.machine import Build, WatchedMemory, boot
+from stress.search.machine import Build, boot
 from stress.search.narration import narrate_page_sets, narrate_works
-from stress.search.oracle import Oracle
+from stress.search.setup import Setup, step_of_setup
 from stress.search.trial import Tried
 from workers.page_reporting import (
     Batch,
@@ -114,24 +115,26 @@ class Host:
                 self.kit.oracle.fail("stats", f"{what}: {counted} are counted, there were {calls}")
 
 
-class Kit:
+class Wishes(NamedTuple):
+    """What a scenario asks for beside a `Build`."""
+
+    lockless: bool
+    delay_s: float
+    policy: ReportingPolicy | None
+
+
+class Kit(Setup):
     """The machine of one execution."""
 
     def __init__(self, world: World, revision: Revision, known: Known) -> None:
-        self.world = world
-        self.revision = revision
-        self.sync = ControlledSync(world, known.lockdep)
-        self.oracle = Oracle(self.sync, known)
-        self._machines = known.machines
+        super().__init__(world, revision, known)
         self.host = Host(self)
-        self.memory: WatchedMemory
-        self.zones: Sequence[Zone]
         self.workqueue: Workqueue
         self.reporting: PageReporting
         self.device: PageReportingDevice
         self.reporter: Tried | None = None  # a user's own, in the host's place
         self.scatterlists_fail = False
-        self.two_zones = False  # whether another zone stands below those that a scenario asks for
+        self._wishes: Wishes | None = None
         self._threads: list[ControlledThread] = []
         self._clock = self.sync.event("tick")
 
@@ -157,13 +160,24 @@ class Kit:
             named = (("DMA32", 32), *named)
         min_pages, low_pages, high_pages = marks
         build = Build(named, (min_pages, low_pages, high_pages), page_sets, layout, boost_factor)
-        machine = self._machines.get(build)
+        machine = self.known.machines.get(build)
         if machine is None:
-            machine = self._machines[build] = boot(build, self.revision)
-        self.memory = machine.memory.twin(self.sync)
-        self.zones = self.memory.zones[self.two_zones :]
+            machine = self.known.machines[build] = boot(build, self.revision)
         self.world.lockless_writes = page_sets
         self.oracle.peeked = lockless
+        self.host.inner = self.reporter
+        another = self._wishes is not None and self.resting is None
+        self.resting, self._wishes = machine, Wishes(lockless, delay_s, policy)
+        self.device = PageReportingDevice(self.host, order=order, capacity=capacity, name="host")
+        if another or self.world.log is not None or self.reporter is not None:
+            self.make_machine()
+
+    def make_machine(self) -> None:
+        assert self.resting is not None
+        assert self._wishes is not None
+        machine, self.resting = self.resting, None
+        lockless, delay_s, policy = self._wishes
+        self.copy(machine)
         if lockless and self.memory.page_sets is not None:
             self.memory.page_sets = LocklessPageSets(
                 self.memory.page_sets, self.memory.zones, self.revision, self.sync
@@ -171,7 +185,6 @@ class Kit:
         if self.reporter is not None:
             self._lend_ram()
             start_reporter(self.reporter.inner, self.memory)
-        self.host.inner = self.reporter
         self.workqueue = Workqueue(self.sync, "worker")
         self.oracle.watch_workqueue(self.workqueue)
         if self.world.log is not None:
@@ -187,8 +200,8 @@ class Kit:
             policy=policy,
             alloc_scatterlist=self._alloc_scatterlist,
         )
-        self.oracle.watch(self.memory, machine.judge, self.reporting)
-        self.device = PageReportingDevice(self.host, order=order, capacity=capacity, name="host")
+        self.reporting.trace = self.oracle.thread_trace
+        self.oracle.watch(self.memory, machine.judge)
 
     def _lend_ram(self) -> None:
         """Put bytes behind the pages: a user's reporter may want to do something with them."""
@@ -217,15 +230,18 @@ class Kit:
         """Let others run here."""
         self.world.point("tick", self._clock)
 
+    @step_of_setup
     def alloc(self, order: int, migratetype: int = 1, zone: int = 0) -> int:
         """Allocate from a zone, past the page sets; the pfn or -1."""
         return self.zones[zone].rmqueue_buddy(order, migratetype)
 
+    @step_of_setup
     def free(self, pfn: int, order: int) -> None:
         """Free to the zone, past the page sets; nothing for a pfn of -1."""
         if pfn >= 0:
             self.memory.zone_of(pfn).free_pages_ok(pfn, order)
 
+    @step_of_setup
     def alloc_all(self, order: int, migratetype: int = 1, zone: int = 0) -> list[int]:
         """Allocate until nothing is left."""
         pfns = []
@@ -233,6 +249,7 @@ class Kit:
             pfns.append(pfn)
         return pfns
 
+    @step_of_setup
     def alloc_nearly_all(self, order: int, migratetype: int = 1, zone: int = 0) -> list[int]:
         """Allocate until a quarter of a pageblock is left.
 
@@ -290,11 +307,10 @@ class Kit:
         self.oracle.check_locks()
 
     def close(self) -> None:
-        """Part those who know each other: what is left behind goes at once, without the garbage collector."""
-        self.oracle.part()
-        if self.reporter is not None:
-            close_reporter(self.reporter.inner)
-        vars(self).clear()
+        reporter = self.reporter
+        super().close()
+        if reporter is not None:
+            close_reporter(reporter.inner)
 
     def _alloc_scatterlist(self, capacity: int) -> Scatterlist:
         if self.scatterlists_fail:

@@ -18,6 +18,10 @@ alike again is looked up.
 # look into a dict. It holds up because a judge is a function of its events. Its `key` is all of its attributes, so that
 # one which somebody adds tells judges apart at once, without a list to be kept.
 #
+# What an execution does before anybody else is there was done by each of them, too: a third of a scenario's points. It
+# is a function of the steps alone, so a step leads from one machine to the next as an event does from judge to judge
+# (`setup`).
+#
 # Judges and shadows with equal keys are one object (`keep`), and compared by identity: that is what makes `after` and
 # `agreed` quick. States of zones are the other way round, looked through and compared, because the containers of a zone
 # change and have no hash, and comparing two bytearrays takes less time than making a key of one.
@@ -47,6 +51,7 @@ from stress.invariants.lists import Fail
 from stress.search.machine import Build, Machine
 
 EVENTS_MAX = 20_000  # remembered; each is a judge of a few kilobytes at most
+STEPS_MAX = 2_000  # of set-up, each with a machine behind it
 FRAMES_MAX = 50_000  # states of a zone's frames that are remembered as valid
 STATES_MAX = 64  # remembered in one place; to look through more takes longer than to judge once more
 
@@ -60,6 +65,7 @@ class Known:
     """What is shared: machines that have booted, the order of locks, and what was judged and found right."""
 
     machines: dict[Build, Machine] = field(default_factory=dict)
+    steps: int = 0  # of set-up that are remembered behind the machines, see `setup`
     lockdep: Lockdep = field(default_factory=Lockdep)
     after: dict[Heard, Judge] = field(default_factory=dict)
     judges: dict[tuple[Any, ...], Judge] = field(default_factory=dict)  # by their keys
@@ -77,6 +83,10 @@ class Known:
             self.agreed.clear()
         if len(self.valid) > FRAMES_MAX:
             self.valid.clear()
+        if self.steps > STEPS_MAX:
+            self.steps = 0
+            for machine in self.machines.values():
+                machine.after.clear()
 
     def judge(self, heard: Heard, fail: Fail) -> Judge:
         """Judge what is heard for the first time, and return the judge who has heard it.

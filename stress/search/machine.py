@@ -7,6 +7,7 @@ execution gets is a copy: zones as they are after boot, with locks of its own, a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, Self
 
@@ -40,7 +41,7 @@ class WatchedZone(Zone):
 
     def become_twin_of(self, other: Self) -> None:
         super().become_twin_of(other)
-        self._fail = None
+        self._fail = self.trace = None  # whoever listens to the other one
 
     def tell_of_wrongs(self, fail: Fail | None) -> None:
         """Let `fail` hear from here on what no event tells, or nobody."""
@@ -71,6 +72,7 @@ class WatchedMemory(Memory):
         memory = WatchedMemory.__new__(WatchedMemory)
         vars(memory).update(vars(self))
         memory.sync = sync
+        memory.trace = None  # whoever listens to the other one
         memory.zones = []
         for zone in self.zones:
             memory.zones.append(zone.twin(sync, tuple(memory.zones)))
@@ -87,11 +89,27 @@ class WatchedMemory(Memory):
         return twin
 
 
-class Machine(NamedTuple):
-    """A machine that has booted, and a judge who knows its zones as they are by then."""
+@dataclass(eq=False, slots=True)
+class Machine:
+    """A machine that nobody runs, and a judge who knows its zones as they are: executions begin with copies of it.
+
+    `after` has the machines that it became by a step of some execution's set-up, see `Kit`.
+    """
 
     memory: WatchedMemory
     judge: Judge
+    after: dict[Step, After] = field(default_factory=dict)
+
+
+Step = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]  # a method of the kit, and its arguments
+
+
+class After(NamedTuple):
+    """What a step of set-up comes to: for whoever asked, in points, and for the machine."""
+
+    result: Any
+    points: int
+    machine: Machine
 
 
 class Build(NamedTuple):

@@ -77,7 +77,7 @@ class Oracle:
 
     # -- listening -------------------------------------------------------------------------------------
 
-    def watch(self, memory: WatchedMemory, judge: Judge, reporting: PageReporting) -> None:
+    def watch(self, memory: WatchedMemory, judge: Judge) -> None:
         """Hear every tracepoint, and look at a zone whenever its lock is given back.
 
         `judge` knows the zones as they are.
@@ -89,7 +89,7 @@ class Oracle:
             self._zones.append(zone)
             lock = cast("ControlledLock", zone.lock.raw)
             lock.on_release = self._on_release(zone)
-        memory.trace = reporting.trace = self.thread_trace
+        memory.trace = self.thread_trace
 
     def part(self) -> None:
         """Leave the zones alone, and see that they know nobody any more."""
