@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pagealloc.sync_real import RealSync
 from stress.errors import BadArgument, Verdict
-from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, look, pieces
+from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, again, look, pieces
 from stress.pool import worker_processes
 
 
@@ -43,8 +43,8 @@ def command_check(arguments: argparse.Namespace) -> int:
             progress.note(finding)
             if console.is_terminal:
                 live.update(progress.table(), refresh=True)
-            elif finding.found and not arguments.json:
-                console.print(f"!!! {_where(finding)}: {finding.found}", markup=False, soft_wrap=True)
+            elif finding in progress.wrong and not arguments.json:
+                _alarm(console, finding)
     seconds = sync.monotonic() - begin_s
     if arguments.json:
         print(json.dumps(progress.as_dict(missing, seconds)))
@@ -88,9 +88,7 @@ class Progress:
             of_kind = [finding for finding in self.findings if finding.piece.kind == kind]
             wrong = [finding for finding in of_kind if finding.verdict is not Verdict.SUCCESS]
             last = f"{of_kind[-1].piece.name}: {of_kind[-1].done}" if of_kind else ""
-            found = (
-                f"{len(wrong)}, the first in {wrong[0].piece.name}: {wrong[0].found}" if wrong else "nothing"
-            )
+            found = f"{len(wrong)}, the first in {wrong[0].piece.name}" if wrong else "nothing"
             seconds = sum(finding.seconds for finding in of_kind)
             table.add_row(kind, f"{len(of_kind)} of {self._total[kind]}", f"{seconds:.1f}", last, found)
         return table
@@ -110,10 +108,15 @@ class Progress:
                     "done": finding.done,
                     "seconds": finding.seconds,
                     "found": finding.found,
+                    "again": again(finding.piece),
                 }
                 for finding in self.findings
             ],
         }
+
+
+def _alarm(console: Console, finding: Finding) -> None:
+    console.print(f"!!! {_where(finding)}: {finding.found}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _where(finding: Finding) -> str:
@@ -121,23 +124,22 @@ def _where(finding: Finding) -> str:
 
 
 def _print(console: Console, progress: Progress, missing: list[str], seconds: float) -> None:
-    """Print the first story in full, all others in a line, the table, and the verdict as the last line."""
+    """Print what was found, the first story in full, the table, and the verdict with what tells that story again."""
     wrong = progress.wrong
+    for finding in wrong if console.is_terminal else ():  # elsewhere each was told when it was found
+        _alarm(console, finding)
     if wrong:
-        console.print(
-            f"{_where(wrong[0])}\n{wrong[0].story}\n", highlight=False, markup=False, soft_wrap=True
-        )
-    for finding in wrong[1:]:
-        console.print(
-            f"!!! {_where(finding)}: {finding.found}", highlight=False, markup=False, soft_wrap=True
-        )
+        story = f"\n{_where(wrong[0])}\n{wrong[0].story}\n"
+        console.print(story, highlight=False, markup=False, soft_wrap=True)
     console.print(progress.table(), highlight=False, markup=False)
     for text in missing:
         console.print(f"note: without {text}", highlight=False, markup=False, soft_wrap=True)
     count = f"{len(progress.findings)} looks, {len(wrong)} of them found something"
+    next_step = f"; the first again with: {again(wrong[0].piece)}" if wrong else ""
     console.print(
-        f"{progress.verdict} {count} ({seconds:.0f} s)",
+        f"{progress.verdict} {count} ({seconds:.0f} s){next_step}",
         style=progress.verdict.style,
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )

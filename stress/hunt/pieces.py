@@ -28,6 +28,7 @@ from stress.system.files import temporary_folder
 KINDS = ("recorded kernel runs", "schedules", "judged runs", "unit tests")
 PATIENCE_S = 300.0  # with a piece that is a process, beyond its own seconds
 STORY_WIDTH = 110  # columns
+VIOLATIONS_SHOWN = 10  # of a run, in its story
 TAIL_LINES = 40  # of what a process printed, in its story
 ROOT = Path(__file__).resolve().parents[2]  # of the repository, whose tests and recordings are not installed
 
@@ -112,6 +113,19 @@ def look(piece: Piece) -> Finding:
     return Finding(piece, verdict, done, sync.monotonic() - begin_s, found, story)
 
 
+def again(piece: Piece) -> str:
+    """Return the command that does what a piece does, and shows what it finds."""
+    golden, schedules, runs, _ = KINDS
+    if piece.kind == schedules:  # one process: the very same executions
+        amount = f"--executions {piece.amount:.0f} --jobs 1"
+        return f"python -m stress explore {piece.name} --preset {piece.preset} {amount}"
+    if piece.kind == runs:
+        return f"python -m stress run {piece.name} --seconds {piece.amount:g}"
+    if piece.kind == golden:
+        return f"python -m stress golden {piece.name}"
+    return f"python -m pytest -x -m 'not slow' tests/{piece.name}"
+
+
 Outcome = tuple[Verdict, str, str, str]
 
 
@@ -133,8 +147,7 @@ def _story(failure: Failure) -> str:
             world,
             f"scenario {failure.scenario}, preset {failure.preset}",
         )
-    again = f"python -m stress explore {failure.scenario} --preset {failure.preset}"
-    return f"{told.getvalue()}\nfound again by\n    {again}"
+    return told.getvalue()
 
 
 def _process(seconds: float, command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
@@ -166,18 +179,17 @@ def _run(piece: Piece) -> Outcome:
             str(folder / "run"),
         )
         status, out, err = _process(piece.amount, *own_program("stress", *words))
-    again = f"\nagain with\n    python -m stress run {piece.name} --seconds {piece.amount:g}"
     try:
         summary = json.loads(out)
     except ValueError:
-        return Verdict.FAILURE, "no verdict", f"it ended with status {status}", _tail(err) + again
+        return Verdict.FAILURE, "no verdict", f"it ended with status {status}", _tail(err)
     judged = summary["judged_records"]
     done = f"{judged:,} records" if judged is not None else "no record was judged"
     verdict = Verdict(summary["verdict"])
     if verdict is Verdict.SUCCESS:
         return verdict, done, "", ""
     broken = summary["violations"] or [summary["undecided"] or ""]
-    return verdict, done, one_line(broken[0]), "\n".join(f"!!! {text}" for text in broken[:10]) + again
+    return verdict, done, one_line(broken[0]), "\n".join(broken[:VIOLATIONS_SHOWN])
 
 
 def _golden(piece: Piece) -> Outcome:

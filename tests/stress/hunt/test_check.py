@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+from functools import partial
 
 import pytest
+from rich.console import Console
 
 from pagealloc.sync_real import gil_enabled
 
@@ -12,11 +15,11 @@ if not gil_enabled():
     pytest.skip("importing greenlet would give this interpreter its GIL back", allow_module_level=True)
 pytest.importorskip("greenlet", reason="schedule search needs greenlet")
 
-from stress.cli import main
+from stress.cli import build_parser, main
 from stress.errors import Verdict
 from stress.hunt import check_command
 from stress.hunt.check_command import Progress
-from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, look, pieces
+from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, again, look, pieces
 from stress.mutants import planted
 from stress.run.scenario import shipped
 from stress.search.scenarios import SCENARIOS
@@ -46,7 +49,11 @@ def test_a_fault_that_a_schedule_shows_is_told_as_a_story() -> None:
     assert finding.verdict is Verdict.FAILURE
     assert finding.found.startswith("lockdep: ")
     assert "give back has ended and holds zone->lock Normal" in finding.story
-    assert "python -m stress explore give-back-what-is-not-withheld" in finding.story
+    command = (
+        "python -m stress explore give-back-what-is-not-withheld --preset v6.12 --executions 100 --jobs 1"
+    )
+    assert again(finding.piece) == command
+    assert main([*shlex.split(command)[3:], "--mutant", "M-69", "--json"]) == 1
 
 
 def test_a_short_run_is_judged_by_its_log() -> None:
@@ -80,7 +87,38 @@ def test_a_check_that_finds_something_fails_and_says_where(
     assert main(["check", "--quick"]) == 1
     out = capsys.readouterr().out
     assert "the story" in out
-    assert out.splitlines()[-1].startswith("FAILURE 1 looks, 1 of them found something")
+    assert out.count("!!! ") == out.count("S1: a page") == 1
+    last = out.splitlines()[-1]
+    assert last.startswith("FAILURE 1 looks, 1 of them found something")
+    assert last.endswith(": python -m stress explore vector-nodes --preset v6.12 --executions 1 --jobs 1")
     assert main(["check", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["verdict"], told["pieces"][0]["found"]) == ("FAILURE", "S1: a page")
+    assert told["pieces"][0]["again"] in last
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+def test_whatever_was_found_is_told_once(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    todo = [
+        Piece(kind, name, 1) for kind, name in ((RUNS, "steady-churn"), (GOLDEN, "g"), (TESTS, "workers"))
+    ]
+    wrong = [Finding(piece, Verdict.FAILURE, "", 0.1, f"{piece.name} broke", "") for piece in todo]
+    wrong.append(Finding(todo[0], Verdict.CANNOT_DECIDE, "", 0.1, "nobody knows", ""))
+    monkeypatch.setattr(check_command, "pieces", lambda effort: (todo, []))
+    monkeypatch.setattr(check_command, "_look_at_all", lambda todo, jobs: iter(wrong))
+    monkeypatch.setattr(check_command, "Console", partial(Console, force_terminal=terminal, width=200))
+    assert main(["check", "--quick"]) == 1
+    out = capsys.readouterr().out
+    assert [out.count(f"{finding.found}") for finding in wrong] == [1, 1, 1, 1]
+    for finding in wrong:
+        assert main_knows(again(finding.piece))
+
+
+def main_knows(command: str) -> bool:
+    """Whether a command's arguments are ones that there are."""
+    words = shlex.split(command)
+    if words[2] == "stress":
+        build_parser(words[3]).parse_args(words[3:])
+    return words[2] in ("stress", "pytest")
