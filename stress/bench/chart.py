@@ -20,7 +20,12 @@ def write_chart(results: Results, path: Path) -> None:
     from plotly import graph_objects as go  # noqa: PLC0415 - an extra
     from plotly.subplots import make_subplots  # noqa: PLC0415
 
-    measured = [row for row in results.column.rows if row.ratio is not None and row.goal is not None]
+    measured = [
+        (row, name)
+        for column, name in zip(results.columns, ("", " (compiled)"), strict=False)
+        for row in column.rows
+        if row.ratio is not None and row.goal is not None
+    ]
     titles = [
         "Ratio, as a share of its goal (left of the line: not met)",
         *(curve.name for curve in results.curves),
@@ -28,14 +33,14 @@ def write_chart(results: Results, path: Path) -> None:
     figure = make_subplots(
         rows=len(titles), cols=1, subplot_titles=titles, vertical_spacing=0.3 / len(titles)
     )
-    shares = [_share_of_goal(row.ratio or 0.0, row.goal or 1.0, at_most=row.at_most) for row in measured]
+    shares = [_share_of_goal(row.ratio or 0.0, row.goal or 1.0, at_most=row.at_most) for row, _ in measured]
     figure.add_trace(
         go.Bar(
             x=shares,
-            y=[row.name for row in measured],
+            y=[f"{row.name}{name}" for row, name in measured],
             orientation="h",
-            marker_color=["seagreen" if row.met else "firebrick" for row in measured],
-            text=[f"{row.ratio:.3g}" for row in measured],
+            marker_color=["seagreen" if row.met else "firebrick" for row, _ in measured],
+            text=[f"{row.ratio:.3g}" for row, _ in measured],
             showlegend=False,
         ),
         row=1,

@@ -378,11 +378,12 @@ def test_a_chart_is_one_file_that_needs_no_other(tmp_path: Path) -> None:
     row = compare("a row", [1.0], [2.0], goal=1.5, unit="pairs/s", against="it")
     curve = Curve("a curve", "threads", "ns", {"one": [(1, 2.0), (2, 3.0)], "none": []})
     column = Column(table.describe_machine(), [], "", {}, [row])
-    write_chart(table.Results(column, [curve]), tmp_path / "chart.html")
+    write_chart(table.Results(column, [curve], column), tmp_path / "chart.html")
 
     text = (tmp_path / "chart.html").read_text()
     assert "a curve" in text
     assert "a row" in text
+    assert "a row (compiled)" in text
     assert '<script src="http' not in text
 
 
