@@ -3,9 +3,9 @@
     python docs/benchmarks.py python3.11 python3.13 python3.13t
 
 makes an environment for each build of this source (it needs a C compiler), and takes ten minutes an interpreter. The
-first one has the curves as well. `--environments FOLDER` keeps the environments there, and uses those that it finds:
-the source is installed anew all the same. Without an interpreter the tables are written again from the figures, which
-stand as JSON beside them.
+first one has the curves as well. `--environments FOLDER` keeps the environments there, and takes those that have this
+source already (which does not look at hatch_build.py). Without an interpreter the tables are written again from the
+figures, which stand as JSON beside them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from stress.bench.builds import different_file, probe
 from stress.bench.measure import Row
 from stress.bench.table import Results, build, markdown
+from stress.errors import BadArgument
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "benchmarks"
@@ -54,11 +56,22 @@ def environment(folder: Path, python: str, *extra: str, compiled: bool) -> Path:
     own = folder / "bin" / "python"
     if not own.exists():
         run(python, "-m", "venv", folder)
+    if is_current(own, compiled=compiled):
+        return own
     pip = (own, "-m", "pip", "install", "-q", "--disable-pip-version-check")
     run(*pip, *NEEDS, *extra)
     run(*pip, "--no-deps", *PEERS)
     run(*pip, "--no-deps", "--force-reinstall", ".", compiled=compiled)
     return own
+
+
+def is_current(python: Path, *, compiled: bool) -> bool:
+    """Whether an environment has the wanted build of this source."""
+    try:
+        file, found = probe(str(python))
+    except BadArgument:
+        return False
+    return found == compiled and different_file(ROOT, Path(file).parents[1]) is None
 
 
 def measure(python: str, environments: Path, *options: str) -> None:

@@ -64,7 +64,7 @@ def check_compiled(python: str) -> None:
         raise BadArgument(
             "--compiled: this is the compiled build itself, expected to be started by the interpreted one"
         )
-    file, compiled = _probe(python)
+    file, compiled = probe(python)
     if not compiled:
         raise BadArgument(
             f"--compiled {python}: {file} is the interpreted build, "
@@ -84,8 +84,8 @@ def how_to_install(python: str) -> str:
     return f"PAGEALLOC_COMPILE=1 {python} -m pip install --force-reinstall {source}"
 
 
-def _probe(python: str) -> tuple[str, bool]:
-    """Ask a Python which pagealloc it has: its file, and whether it is compiled."""
+def probe(python: str) -> tuple[str, bool]:
+    """Ask a Python which pagealloc it has: its file, and whether it is compiled. Raises BadArgument without one."""
     try:
         ended = subprocess.run(  # noqa: S603 - the user names it
             [python, "-I", "-c", PROBE], capture_output=True, text=True, timeout=PROBE_S, check=False

@@ -126,7 +126,7 @@ def _threads_of(chunks: Callable[[], list[Chunk]], effort: Effort) -> Callable[[
 
 
 def many_threads(effort: Effort, present: Present) -> list[Row]:
-    """Eight threads on one zone against the best peer, page sets off as in the peers."""
+    """Eight threads on one zone against the best peer: page sets off as in the peers, and on as users have them."""
 
     def of_peer(make: Peer) -> list[Chunk]:
         alloc, free = _peer(make)
@@ -144,9 +144,12 @@ def many_threads(effort: Effort, present: Present) -> list[Row]:
         "context switches per second": switches,
         "contended share of acquisitions": contended_share(effort, page_sets=False),
     }
-    name = f"{MANY_THREADS} threads on one zone, mixed orders, page sets off, against the best peer"
+    name = f"{MANY_THREADS} threads on one zone, mixed orders, page sets {{}}, against the best peer"
     goal = 10.0 if gil_enabled() else None
-    return [_against_best(name, OURS, results, present, goal=goal, figures=figures)]
+    return [
+        _against_best(name.format("off"), OURS, results, present, goal=goal, figures=figures),
+        _against_best(name.format("on"), PAGE_SETS, results, present, goal=None),
+    ]
 
 
 def contended_share(effort: Effort, *, page_sets: bool) -> float:

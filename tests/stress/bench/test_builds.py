@@ -185,7 +185,7 @@ def test_a_child_answers_what_it_is_asked() -> None:
 
 def test_the_child_of_this_very_build_can_be_asked_and_ends() -> None:
     try:
-        builds._probe(sys.executable)  # it finds what is installed, not what stands in the current folder
+        builds.probe(sys.executable)  # it finds what is installed, not what stands in the current folder
     except BadArgument as error:
         pytest.skip(str(error))
     with builds.other_build(sys.executable, table.describe_machine(), quick=True) as other:
