@@ -20,7 +20,7 @@ from pathlib import Path
 
 from stress.bench.builds import different_file, probe
 from stress.bench.measure import Row
-from stress.bench.table import Results, build, markdown
+from stress.bench.table import Results, build, markdown, number
 from stress.errors import BadArgument
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,7 +112,7 @@ def cell(row: Row | None) -> str:
     if row is None or row.ratio is None:
         return ""
     short = "" if row.met is not False else f" {'>' if row.at_most else '<'} {row.goal:g}"
-    return f"{row.ratio:.3g}{short}"
+    return f"{number(row.ratio, '')}{short}"
 
 
 def with_ratios(text: str, found: dict[str, Results]) -> str:

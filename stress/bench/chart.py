@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from stress.bench.table import Results, headline
+from stress.bench.table import Results, headline, number
 from stress.errors import BadArgument
 
 
@@ -40,7 +40,7 @@ def write_chart(results: Results, path: Path) -> None:
             y=[f"{row.name}{name}" for row, name in measured],
             orientation="h",
             marker_color=["seagreen" if row.met else "firebrick" for row, _ in measured],
-            text=[f"{row.ratio:.3g}" for row, _ in measured],
+            text=[number(row.ratio, "") for row, _ in measured],
             showlegend=False,
         ),
         row=1,

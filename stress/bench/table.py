@@ -103,7 +103,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.name,
         number(row.ours, row.unit),
         f"{number(row.theirs, row.unit)} ({row.against})",
-        f"{row.ratio:.3g}",
+        number(row.ratio, ""),
         goal,
         {True: "yes", False: "no", None: "-"}[row.met],
         "" if row.spread is None else f"{row.spread:.0%}",

@@ -38,7 +38,7 @@ def results() -> table.Results:
         row("hold", 3.7, 1.25, at_most=True),
         Row("none", skipped="no time"),
     ]
-    there.rows += [row("speed", 1.6, 1.5)]
+    there.rows += [row("speed", 1634.0, 1.5)]
     return table.Results(here, [], there)
 
 
@@ -46,7 +46,7 @@ def test_a_ratio_that_falls_short_has_its_goal_beside_it(documents: ModuleType) 
     assert documents.ratios({"cpython-3.11": results()}) == (
         "|  | 3.11, interpreted | 3.11, compiled |\n"
         "| --- | --- | --- |\n"
-        "| speed | 0.5 < 0.6 | 1.6 |\n"
+        "| speed | 0.5 < 0.6 | 1.63 k |\n"
         "| hold | 3.7 > 1.25 |  |\n"
     )
 
