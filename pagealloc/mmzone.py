@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-PAGE_SHIFT = 12
-PAGE_SIZE = 1 << PAGE_SHIFT  # bytes
-PAGE_SHIFT_MAX = 16  # arm64's and powerpc's largest pages
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 1 << PAGE_SHIFT  # bytes
+PAGE_SHIFT_MAX: Final = 16  # arm64's and powerpc's largest pages
 
 # Migratetypes, in the order in which a pass of the reporting worker visits their lists.
-MIGRATE_UNMOVABLE = 0
-MIGRATE_MOVABLE = 1
-MIGRATE_RECLAIMABLE = 2
-MIGRATE_PCPTYPES = 3  # the types below this one can be on page sets, and merge with each other
-MIGRATE_HIGHATOMIC = 3
-MIGRATE_ISOLATE = 4
-MIGRATE_TYPES = 5
+MIGRATE_UNMOVABLE: Final = 0
+MIGRATE_MOVABLE: Final = 1
+MIGRATE_RECLAIMABLE: Final = 2
+MIGRATE_PCPTYPES: Final = 3  # the types below this one can be on page sets, and merge with each other
+MIGRATE_HIGHATOMIC: Final = 3
+MIGRATE_ISOLATE: Final = 4
+MIGRATE_TYPES: Final = 5
 
 # Watermarks: indices into a zone's marks.
-WMARK_MIN, WMARK_LOW, WMARK_HIGH = 0, 1, 2
+WMARK_MIN: Final = 0
+WMARK_LOW: Final = 1
+WMARK_HIGH: Final = 2
 
 # Allocation flags of the zone level; the low two bits are a watermark's index.
-ALLOC_WMARK_MASK = 0x03
-ALLOC_OOM = 0x08
-ALLOC_NON_BLOCK = 0x10
-ALLOC_MIN_RESERVE = 0x20
-ALLOC_NOFRAGMENT = 0x100
-ALLOC_HIGHATOMIC = 0x200
-ALLOC_KSWAPD = 0x800
-ALLOC_RESERVES = ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_OOM
-ALLOC_HIGHATOMIC_LISTS = (
+ALLOC_WMARK_MASK: Final = 0x03
+ALLOC_OOM: Final = 0x08
+ALLOC_NON_BLOCK: Final = 0x10
+ALLOC_MIN_RESERVE: Final = 0x20
+ALLOC_NOFRAGMENT: Final = 0x100
+ALLOC_HIGHATOMIC: Final = 0x200
+ALLOC_KSWAPD: Final = 0x800
+ALLOC_RESERVES: Final = ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_OOM
+ALLOC_HIGHATOMIC_LISTS: Final = (
     ALLOC_HIGHATOMIC | ALLOC_NON_BLOCK | ALLOC_OOM
 )  # may take from high-atomic pageblocks
 
 # Flags of a free ("free page internal", `fpi_t`).
-FPI_SKIP_REPORT_NOTIFY = 1
-FPI_TO_TAIL = 2
+FPI_SKIP_REPORT_NOTIFY: Final = 1
+FPI_TO_TAIL: Final = 2
 
 # Zones of one node from the scarcest to the most common; an allocation falls back to the left.
 ZONE_NAMES = ("DMA", "DMA32", "Normal", "HighMem", "Movable")
 
-ORDERS_MAX = 16  # an order fits four bits of a frame's state byte
+ORDERS_MAX: Final = 16  # an order fits four bits of a frame's state byte
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ steal a block whose rest stays on the lists where it was (checked against 6.12.1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Final, Self
 
 from pagealloc.buddy import Buddy
 from pagealloc.mmzone import (
@@ -42,7 +42,7 @@ FALLBACKS = {
     MIGRATE_RECLAIMABLE: (MIGRATE_UNMOVABLE, MIGRATE_MOVABLE),
 }
 
-BOOST_FACTOR_UNIT = 10_000  # `watermark_boost_factor` counts ten-thousandths of the high watermark
+BOOST_FACTOR_UNIT: Final = 10_000  # `watermark_boost_factor` counts ten-thousandths of the high watermark
 
 
 class Mobility(Pageblocks):

@@ -5,29 +5,33 @@ what the block is; every frame of a zone belongs to exactly one block, and the f
 TAIL. Bit 7 is the kernel's PG_uptodate, which on the head of a free block means **Reported**: the host has
 been told. The alias is the kernel's own (`include/linux/page-flags.h`), and so is its danger: an owner may
 set Uptodate on a page it holds, so a page that is freed must be scrubbed of it before it becomes Buddy.
+
+The numbers are Final, here and in `mmzone` and `gfp`: a compiled build has them where an interpreter looks up names.
 """
 
 from __future__ import annotations
 
-ORDER_MASK = 0x0F
-KIND_MASK = 0x70
+from typing import Final
 
-TAIL = 0x00  # a frame inside a block; its head speaks for it
-BUDDY = 0x10  # a free block on one of the zone's free lists
-ALLOCATED = 0x20  # a block that somebody owns
-LRU = 0x30  # owned, and on an LRU list: could be moved or reclaimed
-ON_PAGE_SET = 0x40  # free, resting on a thread's page set
-IN_FLIGHT = 0x50  # isolated from the free lists; the reporter owns it
-OFFLINE = 0x60  # not a frame of this zone
+ORDER_MASK: Final = 0x0F
+KIND_MASK: Final = 0x70
 
-BLOCK_MASK = KIND_MASK | ORDER_MASK  # what a block is, Reported or not
+TAIL: Final = 0x00  # a frame inside a block; its head speaks for it
+BUDDY: Final = 0x10  # a free block on one of the zone's free lists
+ALLOCATED: Final = 0x20  # a block that somebody owns
+LRU: Final = 0x30  # owned, and on an LRU list: could be moved or reclaimed
+ON_PAGE_SET: Final = 0x40  # free, resting on a thread's page set
+IN_FLIGHT: Final = 0x50  # isolated from the free lists; the reporter owns it
+OFFLINE: Final = 0x60  # not a frame of this zone
 
-UPTODATE = 0x80
-REPORTED = UPTODATE
+BLOCK_MASK: Final = KIND_MASK | ORDER_MASK  # what a block is, Reported or not
+
+UPTODATE: Final = 0x80
+REPORTED: Final = UPTODATE
 
 # `state & OWNED_MASK == ALLOCATED | order` holds for an owned block of that order, on an LRU list or not,
 # uptodate or not: one test on the way of every free.
-OWNED_MASK = 0x6F
+OWNED_MASK: Final = 0x6F
 
 KIND_NAMES = {
     TAIL: "inside another block",

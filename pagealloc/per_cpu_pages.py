@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_PCPTYPES, PAGE_SHIFT
 from pagealloc.revision import Revision
 
-PCP_BATCH_SCALE_MAX = 5  # refills double five times at most, and a tuned drain stays below batch << 5
-PAGE_ALLOC_COSTLY_ORDER = 3  # orders above it are whole pageblocks on a set, and no hindrance to merging
-CPUS = 4  # of a machine that does not say
-HIGH_MAX_FRACTION = 8  # of a zone may rest on all sets together (MIN_PERCPU_PAGELIST_HIGH_FRACTION)
+PCP_BATCH_SCALE_MAX: Final = 5  # refills double five times at most, and a tuned drain stays below batch << 5
+PAGE_ALLOC_COSTLY_ORDER: Final = (
+    3  # orders above it are whole pageblocks on a set, and no hindrance to merging
+)
+CPUS: Final = 4  # of a machine that does not say
+HIGH_MAX_FRACTION: Final = 8  # of a zone may rest on all sets together (MIN_PERCPU_PAGELIST_HIGH_FRACTION)
 
 Resting = tuple[int, int, int]  # a block on its way to the zone: pfn, order, its list's migratetype or -1
 
