@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -183,15 +184,41 @@ def test_a_child_answers_what_it_is_asked() -> None:
     assert rows[0]["name"].startswith("idle pass")
 
 
-def test_the_child_of_this_very_build_can_be_asked_and_ends() -> None:
+@pytest.fixture
+def installed() -> None:
+    """Skip where another process finds no pagealloc: it looks for what is installed, not into the current folder."""
     try:
-        builds.probe(sys.executable)  # it finds what is installed, not what stands in the current folder
+        builds.probe(sys.executable)
     except BadArgument as error:
         pytest.skip(str(error))
+
+
+def test_the_child_of_this_very_build_can_be_asked_and_ends(installed: None) -> None:
     with builds.other_build(sys.executable, table.describe_machine(), quick=True) as other:
         other.measure("idle_pass")
     assert other.column.rows[0].ratio is not None
     assert other.column.rows[0].goal is None, "a quick one has no goals"
+
+
+def test_a_signal_ends_the_other_process_in_the_middle_of_its_rows(installed: None) -> None:
+    measuring = """
+import sys
+from stress.bench import builds, table
+from stress.system.leaving import hear_signals
+hear_signals()
+with builds.other_build(sys.executable, table.describe_machine(), quick=False) as other:
+    print("asking", flush=True)
+    other.measure("many_threads")
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", measuring], cwd=ROOT, text=True, stdout=pipe, stderr=pipe
+    ) as ours:
+        assert ours.stdout is not None
+        assert ours.stdout.readline() == "asking\n"
+        ours.terminate()
+        _, said = ours.communicate(timeout=20)  # it returns when the other one, too, has closed its end
+    assert (ours.returncode, said) == (143, "stress: ended by SIGTERM\n")
 
 
 def test_what_one_build_alone_can_measure_is_known() -> None:
