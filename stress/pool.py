@@ -67,7 +67,9 @@ def worker_processes(count: int) -> Iterator[WorkerProcesses]:
     finally:
         # What a process is still working on is of no use any more.
         for process in list((executor._processes or {}).values()):  # noqa: SLF001 - there is no public way
-            process.terminate()
+            # Not by SIGTERM: one that comes right behind the fork is lost, for a child of Python forgets what is pending
+            # then, and it waited for ever for the lock of a sibling that was gone.
+            process.kill()
         executor.shutdown(wait=True)
 
 

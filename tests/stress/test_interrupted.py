@@ -126,6 +126,18 @@ def test_results_that_nobody_waits_for_trouble_no_thread(recwarn: pytest.Warning
     assert [str(warning.message) for warning in recwarn] == []
 
 
+def hear_nothing() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@pytest.mark.timeout(30)
+def test_a_worker_process_that_misses_its_signal_is_ended_all_the_same() -> None:
+    """A SIGTERM right behind the fork is lost, and whoever waited for that process waited for ever."""
+    with worker_processes(1) as executor:
+        executor.submit(hear_nothing).result()
+        executor.submit(signal.pause)
+
+
 # -- files ---------------------------------------------------------------------------------------------------
 
 
