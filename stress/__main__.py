@@ -13,13 +13,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from stress.system.leaving import deafen, hear_signals
+from stress.system.leaving import deafen, hear_signals, open_standard_streams
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
     """Run the command line as this process's program; returns the exit status."""
+    open_standard_streams()
     hear_signals()
     if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs it from a clone is not stopped by pip
         return _refuse(f"pagealloc needs Python 3.11 or newer, this is {sys.version.split()[0]}")
@@ -31,8 +32,12 @@ def main() -> int:
                 f"{found} hides pagealloc's own package {floor!r}: start it from another folder, or as the command "
                 "`pagealloc`, which looks into the current folder last"
             )
-    if os.getcwd() not in sys.path and not sys.flags.safe_path:  # noqa: PTH109 - as sys.path has it
-        sys.path.append(os.getcwd())  # noqa: PTH109 - a reporter of one's own is found, and hides nothing
+    try:
+        here = os.getcwd()  # noqa: PTH109 - as sys.path has it
+    except OSError as error:
+        return _refuse(f"the current folder is gone: {error.strerror}")
+    if here not in sys.path and not sys.flags.safe_path:
+        sys.path.append(here)  # a reporter of one's own is found, and hides nothing
     from stress.cli import main as command_line  # noqa: PLC0415 - only now is it known to be there
 
     try:

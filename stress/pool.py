@@ -67,8 +67,8 @@ def worker_processes(count: int) -> Iterator[WorkerProcesses]:
     finally:
         # What a process is still working on is of no use any more.
         for process in list((executor._processes or {}).values()):  # noqa: SLF001 - there is no public way
-            # Not by SIGTERM: one that comes right behind the fork is lost, for a child of Python forgets what is pending
-            # then, and it waited for ever for the lock of a sibling that was gone.
+            # Not by SIGTERM: one that comes right behind the fork is lost, for a child of Python forgets what is
+            # pending then, and it waited for ever for the lock of a sibling that was gone.
             process.kill()
         executor.shutdown(wait=True)
 

@@ -36,6 +36,23 @@ def hear_signals() -> None:
             signal.signal(number, _handle)
 
 
+def open_standard_streams() -> None:
+    """Let a stream that this process was started without go nowhere (`>&-`).
+
+    The next file that is opened would have its number: the log of a run, or its memory, and what is meant for stdout
+    or stderr would be written into that.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, and so this one
+            os.set_inheritable(opened, True)
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - it is the process's
+
+
 def deafen() -> None:
     """Hear no more signals: everything is said and done, and the interpreter takes itself apart."""
     for number in SIGNALS:

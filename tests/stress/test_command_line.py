@@ -344,3 +344,52 @@ def test_a_path_that_is_written_later_is_taken_from_the_root_on(command: str) ->
     named = {"run_dir", "save", "out", "report", "perfetto", "parquet", "chart"}
     assert {action.type for action in actions if action.dest in named} <= {output_path}
     assert output_path("mine") == Path.cwd() / "mine"
+
+
+# -- started without streams, or without a folder ------------------------------------------------------------
+
+STREAMS = """
+import os, subprocess, sys
+from stress.system.leaving import open_standard_streams
+open_standard_streams()
+print("nowhere", flush=True)
+print("nowhere", file=sys.stderr, flush=True)
+with open(sys.argv[1], "w") as file:
+    children = [subprocess.call(["sh", "-c", f"echo x >&{number}"], stderr=None) for number in (1, 2)]
+    file.write(f"{file.fileno() > 2} {children} {sys.stdin.read()!r}")
+"""
+
+
+def test_streams_that_are_closed_are_nobody_elses(tmp_path: Path) -> None:
+    """The next file that is opened would be stdout: a run's log, or its memory."""
+    told = tmp_path / "told"
+    words = shlex.join([sys.executable, "-c", STREAMS, str(told)])
+    subprocess.run(["sh", "-c", f"exec {words} <&- >&- 2>&-"], check=True, cwd=ROOT, timeout=60)
+    assert told.read_text() == "True [0, 0] ''"
+
+
+def test_a_command_without_stdout_does_its_work() -> None:
+    words = "lab burst:16MiB --guest 256MiB --seeds 1"
+    command = f"exec {shlex.quote(sys.executable)} -m stress {words} >&-"
+    ended = subprocess.run(
+        ["sh", "-c", command], check=False, cwd=ROOT, timeout=60, stderr=subprocess.PIPE, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"rmdir {shlex.quote(str(gone))} && exec {shlex.quote(sys.executable)} -m stress --version"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        ["sh", "-c", command],
+        check=False,
+        cwd=gone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "stress: the current folder is gone: No such file or directory\n"
