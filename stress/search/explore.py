@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import extract_tb
 
+from greenlet import greenlet
+
 from pagealloc import revision
 from pagealloc.revision import Revision
 from pagealloc.sync_real import RealSync
@@ -102,7 +104,7 @@ class Program:
     ) -> World:
         """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
         world = (world_class or MEMORY_MODELS[self.memory])(chooser, log=log)
-        if self._coroutines is not None and world_class is None:
+        if self._coroutines is not None and world.coroutine is greenlet:
             world.coroutine = self._coroutines
         self._known.trim()
         kit = Kit(world, self.revision, self._known)

@@ -423,3 +423,14 @@ def test_the_baton_goes_through_the_schedules_that_coroutines_go_through() -> No
             return [program.execute(walk, world_class=world_class).steps for _ in range(3)]
 
     assert steps(search.ThreadWorld) == steps(search.World)
+
+
+def test_the_bench_of_searches_reuses_coroutines_as_a_search_does() -> None:
+    search = pytest.importorskip("stress.bench.search", reason="greenlet is not installed")
+    program = search.Program("locks", search._locks, PRESETS["v6.1"])
+    with program.reusing():
+        used = [
+            program.execute(search.RandomWalk(1), world_class=world_class).coroutine
+            for world_class in (None, search.World, search.ThreadWorld)
+        ]
+        assert used == [program._coroutines, program._coroutines, search.Baton]
