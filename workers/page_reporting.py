@@ -340,8 +340,9 @@ class PageReporting:
             self._workqueue.queue_delayed_work(registration, delay_s)
 
     def _tell(self, event: str, *fields: object) -> None:
-        if self.trace is not None:
-            self.trace(event, *fields)
+        trace = self.trace
+        if trace is not None:
+            trace(event, *fields)
 
     # -- the worker --------------------------------------------------------------------------------------
 
@@ -429,8 +430,9 @@ class PageReporting:
         error = None
         with zone.lock:
             nr_free = zone.nr_free[order]
-            if zone.trace is not None:
-                zone.trace("page_reporting_visit", order, migratetype, nr_free)
+            trace = zone.trace
+            if trace is not None:
+                trace("page_reporting_visit", order, migratetype, nr_free)
             calls_left = policy.calls(nr_free, registration.capacity)
             blocks_left = nr_free
             pfn = self._first_unreported(zone, order, migratetype)
@@ -497,7 +499,7 @@ class PageReporting:
     def _report(self, registration: Registration, zone: Zone, sgl: Scatterlist) -> Exception | None:
         """Call the reporter with the scatterlist's blocks, no lock held; returns what it raised, if anything."""
         blocks = tuple(sgl.batch())
-        batch = tuple(self._block(zone, pfn, order) for pfn, order in blocks)
+        batch = tuple([self._block(zone, pfn, order) for pfn, order in blocks])
         number = self.stats.batches + 1
         started_s = self._sync.monotonic()
         self._tell("page_reporting_report_begin", number, zone.number, blocks)
@@ -519,7 +521,7 @@ class PageReporting:
             self.stats.batches = number
         if error is None:
             self.stats.reported_blocks += len(batch)
-            self.stats.reported_bytes += sum(block.length for block in batch)
+            self.stats.reported_bytes += sum([block.length for block in batch])
         elif self._ending is None:  # the end of the worker is no failure of the device
             self.stats.failed_batches += 1
             self.stats.first_error = self.stats.first_error or describe_error(error)

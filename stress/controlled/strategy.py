@@ -98,7 +98,8 @@ class RandomWalk:
         return f"random: {self.executions} executions"
 
     def pick(self, world: World, candidates: list[Task], current: Task | None) -> int:
-        return int(self._random() * len(candidates))
+        random = self._random  # an attribute is called twice as quickly by a local name
+        return int(random() * len(candidates))
 
     def draw(self, world: World, n: int) -> int:
         return int(self._random() * n)

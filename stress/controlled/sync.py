@@ -31,7 +31,7 @@ class ControlledLock(Subject):
     __slots__ = ("_lockdep", "on_release", "owner", "world")
 
     def __init__(self, world: World, name: str, lockdep: Lockdep | None = None) -> None:
-        super().__init__(name)
+        Subject.__init__(self, name)  # no `super()`: executions make a dozen of them
         self.world = world
         self.owner: Task | None = None
         self.on_release: Callable[[], None] | None = None  # looks at what the lock protects
@@ -106,13 +106,15 @@ class ControlledCondition(ControlledLock):
 
     def wait(self, timeout_s: float | None = None, /) -> bool:
         world = self.world
-        self._expect_held("wait for")
+        if self.owner is not world.current:
+            self._refuse("wait for")
         if world.aborting:
             raise GreenletExit
         task = world.current
         self.give_up()
         notified = world.block(self._changed, "wait", timeout_s)
-        self._wait(task)
+        if self.owner is not None:
+            self._wait(task)
         self.owner = task
         task.held.append(self)
         if not world.aborting:
@@ -126,11 +128,13 @@ class ControlledCondition(ControlledLock):
         return [task for task in self.world.tasks if task.waits_for is self._changed]
 
     def notify_all(self) -> None:
-        self._expect_held("notify")
-        self.world.wake(self._changed)
+        world = self.world
+        if self.owner is not world.current:
+            self._refuse("notify")
+        world.wake(self._changed)
 
-    def _expect_held(self, what: str) -> None:
-        if self.owner is not self.world.current and not self.world.aborting:
+    def _refuse(self, what: str) -> None:
+        if not self.world.aborting:
             raise RuntimeError(f"{what} {self._changed.name} without its lock")
 
 
@@ -140,7 +144,7 @@ class ControlledEvent(Subject):
     __slots__ = ("flag", "world")
 
     def __init__(self, world: World, name: str) -> None:
-        super().__init__(name)
+        Subject.__init__(self, name)  # no `super()`: executions make a dozen of them
         self.world = world
         self.flag = False
 
@@ -169,7 +173,7 @@ class ControlledAtomic(Subject):
     __slots__ = ("value", "world")
 
     def __init__(self, world: World, name: str, value: int) -> None:
-        super().__init__(name)
+        Subject.__init__(self, name)  # no `super()`: executions make a dozen of them
         self.world = world
         self.value = value
 
@@ -335,7 +339,7 @@ class ControlledSync:
         return ControlledThread(self.world, task, subject)
 
     def sleep(self, seconds: float) -> None:
-        held = any(lock.owner is self.world.current for lock in self.spinlocks)
+        held = [lock for lock in self.world.current.held if lock in self.spinlocks]
         if held and self._lockdep is not None:
             self.world.fail("S9", f"{self.world.current.name} sleeps while it holds a zone lock")
         self.world.block(self._clock, "sleep", seconds)

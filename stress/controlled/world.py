@@ -50,6 +50,7 @@ Mazurkiewicz trace, fingerprinted).
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable
 from operator import attrgetter
 from typing import NamedTuple, NoReturn, Protocol
@@ -318,32 +319,36 @@ class World:
         task = self.current
         task.op = op
         if task.held or self.lockless_writes:
-            self.publish(task)
+            self.data_history = hash((self.data_history, task.history))
         task.waits_for = subject
         subject.waiters += 1
         task.wait_is_quiet = quiet
-        if timeout_s is not None:
-            task.deadline_s = self.now_s + max(0.0, timeout_s)
-        if timeout_s is None or self.virtual:
+        if timeout_s is None:
             self._ready.remove(task)
+        else:
+            task.deadline_s = self.now_s + timeout_s if timeout_s > 0.0 else self.now_s
+            if self.virtual:
+                self._ready.remove(task)
         candidates = self._ready or self._last_resort()
         if not candidates:
             self._hub.switch()
         else:
-            chosen = self._pick(candidates, None)
+            chosen = candidates[0] if len(candidates) == 1 else self._pick(candidates, None)
             if chosen is not task:
                 self._switch_to(chosen)
-        woken = task.waits_for is None
-        if not woken:
+        if task.waits_for is None:
+            op = "wake"
+        else:
             subject.waiters -= 1
             self._can_go_on(task)
             if task.deadline_s is not None and task.deadline_s > self.now_s:
                 self.now_s = task.deadline_s
                 self.publish(task)  # whoever looks at the clock from here on sees another time
+            op = "wake" if quiet else "timeout"
         task.deadline_s = None
         task.wait_is_quiet = False
-        self.step(task, "wake" if woken or quiet else "timeout", subject)
-        return woken or quiet
+        self.step(task, op, subject)
+        return op == "wake"
 
     def wake(self, subject: Subject) -> None:
         """Let every task that waits for `subject` be picked; who comes first is a choice."""
@@ -394,8 +399,10 @@ class World:
         task.waits_for = None
         ready = self._ready
         if task not in ready:
-            ready.append(task)
-            ready.sort(key=_number)
+            if not ready or ready[-1].number < task.number:
+                ready.append(task)
+            else:
+                insort(ready, task, key=_number)
 
     def _last_resort(self) -> list[Task]:
         """Find who can go on when nobody else can: a virtual world's earliest timer, or who waits for quiet."""

@@ -7,6 +7,7 @@ which waits until nothing moves and judges what is left.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 from pagealloc.mmzone import PAGE_SIZE, Layout
@@ -59,14 +60,16 @@ class Host:
         self.inner: Reporter | None = None
         self.batches: list[tuple[tuple[int, int], ...]] = []
         self.taken: list[tuple[tuple[int, int], ...]] = []  # the batches that it did not refuse
-        self.kept: list[Batch] = []  # what it was given, to be looked at again later
+        # What it was given, to be looked at again later, and what that was.
+        self.kept: list[tuple[Batch, tuple[tuple[int, ...], ...]]] = []
 
     def report(self, zone: Zone, batch: Batch) -> None:
         oracle, sync = self.kit.oracle, self.kit.sync
         oracle.check_call()
-        blocks = tuple([(block.pfn, block.order) for block in batch])
+        whole = tuple([tuple(block) for block in batch])
+        self.kept.append((batch, whole))
+        blocks = tuple([(pfn, order) for pfn, order, _, _ in whole])
         self.batches.append(blocks)
-        self.kept.append(batch)
         number = len(self.batches)
         if number in self.raises:
             raise self.raises[number]
@@ -82,37 +85,33 @@ class Host:
                 self.inner.report(zone, batch)
         finally:
             oracle.thread_trace("host_end", zone.number, blocks)
-        oracle.expect(
-            not oracle.retired, "S22", lambda: "the reporter still runs after unregister has returned"
-        )
+        if oracle.retired:
+            oracle.fail("S22", "the reporter still runs after unregister has returned")
         if number in self.fail_calls or (self.may_fail and sync.world.draw(2)):
             raise HostError(f"batch {number} is refused")
         self.taken.append(blocks)
 
     def check_kept(self) -> None:
         """Look again at every batch: a reporter may keep one as long as it likes (S11)."""
-        for number, (batch, blocks) in enumerate(zip(self.kept, self.batches, strict=True), 1):
-            now = tuple([(block.pfn, block.order) for block in batch])
-            if now != blocks:
+        for number, (batch, blocks) in enumerate(self.kept, 1):
+            if tuple(batch) != blocks:
                 self.kit.oracle.fail(
-                    "S11", f"batch {number} was {blocks}, and the reporter finds {now} in it now"
+                    "S11", f"batch {number} was {blocks}, and the reporter finds {tuple(batch)} in it now"
                 )
 
     def check_stats(self, stats: PageReportingStats) -> None:
         """Hold the worker's own counts against the calls that there were; nothing is in flight."""
         orders = [order for blocks in self.taken for _, order in blocks]
-        ended = sum(
-            call <= len(self.batches) and not isinstance(raised, Exception | SystemExit)
-            for call, raised in self.raises.items()
-        )  # calls that ended their thread, which is no failure of the device
-        for what, counted, calls in (
-            ("batches", stats.batches, len(self.batches)),
-            ("failed batches", stats.failed_batches, len(self.batches) - len(self.taken) - ended),
-            ("reported blocks", stats.reported_blocks, len(orders)),
-            ("reported bytes", stats.reported_bytes, sum(PAGE_SIZE << order for order in orders)),
-        ):
-            if counted != calls:
-                self.kit.oracle.fail("stats", f"{what}: {counted} are counted, there were {calls}")
+        # Calls that ended their thread are no failure of the device.
+        ended = [
+            call for call, raised in self.raises.items() if not isinstance(raised, Exception | SystemExit)
+        ]
+        failed = len(self.batches) - len(self.taken) - sum([call <= len(self.batches) for call in ended])
+        counted = stats.batches, stats.failed_batches, stats.reported_blocks, stats.reported_bytes
+        calls = len(self.batches), failed, len(orders), sum([PAGE_SIZE << order for order in orders])
+        if counted != calls:
+            what = "batches, failed batches, reported blocks and bytes"
+            self.kit.oracle.fail("stats", f"{what}: {counted} are counted, there were {calls}")
 
 
 class Wishes(NamedTuple):
@@ -129,8 +128,6 @@ class Kit(Setup):
     def __init__(self, world: World, revision: Revision, known: Known) -> None:
         super().__init__(world, revision, known)
         self.host = Host(self)
-        self.workqueue: Workqueue
-        self.reporting: PageReporting
         self.device: PageReportingDevice
         self.reporter: Tried | None = None  # a user's own, in the host's place
         self.scatterlists_fail = False
@@ -172,9 +169,19 @@ class Kit(Setup):
         if another or self.world.log is not None or self.reporter is not None:
             self.make_machine()
 
+    @cached_property
+    def workqueue(self) -> Workqueue:
+        self.make_machine()
+        return self.workqueue
+
+    @cached_property
+    def reporting(self) -> PageReporting:
+        self.make_machine()
+        return self.reporting
+
     def make_machine(self) -> None:
-        assert self.resting is not None
-        assert self._wishes is not None
+        if self.resting is None or self._wishes is None:
+            raise AttributeError("the kit has no machine; expected `build` to come first")
         machine, self.resting = self.resting, None
         lockless, delay_s, policy = self._wishes
         self.copy(machine)
@@ -212,6 +219,8 @@ class Kit(Setup):
 
     def start(self) -> None:
         """Start the worker and register the device: the first pass is on its way."""
+        if self.resting is not None:
+            self.make_machine()
         self.workqueue.start()
         self.reporting.register(self.device)
 

@@ -55,7 +55,7 @@ class WatchedZone(Zone):
                 self._fail("S19", f"a list is turned to pfn {pfn:#x}, and begins with pfn {first:#x}")
 
     def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
-        pfn = super().rmqueue_buddy(order, migratetype, alloc_flags)
+        pfn = Zone.rmqueue_buddy(self, order, migratetype, alloc_flags)
         if pfn >= 0 and self._fail is not None and bears_reported(self, pfn):
             self._fail("S25", f"pfn {pfn:#x} is allocated with the Reported bit set")
         return pfn

@@ -127,7 +127,10 @@ class Oracle:
         if world.log is not None:
             self._note_batch(event, fields)
         heard = (self.judge, event, world.current.number, None, fields)
-        self.judge = self._after.get(heard) or self._first(heard)
+        try:
+            self.judge = self._after[heard]
+        except KeyError:
+            self.judge = self._first(heard)
 
     def _first(self, heard: Heard) -> Judge:
         """Judge an event that nobody who knew the same has heard before."""
@@ -146,7 +149,10 @@ class Oracle:
             if world.log is not None and event in TOLD:
                 world.note(TOLD[event], zone.name, fields[0], fields[1])
             heard = (self.judge, event, task.number, number, fields)
-            self.judge = after.get(heard) or self._first(heard)
+            try:
+                self.judge = after[heard]
+            except KeyError:
+                self.judge = self._first(heard)
 
         return trace
 
@@ -162,12 +168,15 @@ class Oracle:
     # -- looking ---------------------------------------------------------------------------------------
 
     def _on_release(self, zone: WatchedZone) -> Callable[[], None]:
-        world, after, number = self.world, self._after, zone.number
+        world, after, number, check_zone = self.world, self._after, zone.number, self.check_zone
 
         def on_release() -> None:
-            self.check_zone(zone)
+            check_zone(zone)
             heard = (self.judge, "lock_release", world.current.number, number, ())
-            self.judge = after.get(heard) or self._first(heard)
+            try:
+                self.judge = after[heard]
+            except KeyError:
+                self.judge = self._first(heard)
 
         return on_release
 
@@ -222,9 +231,10 @@ class Oracle:
 
     def check_call(self) -> None:
         """Judge the moment at which the reporter is called."""
-        self.expect(not self.retired, "S22", lambda: "the reporter is called after unregister has returned")
-        for lock in self.sync.spinlocks:
-            if lock.owner is self.world.current:
+        if self.retired:
+            self.fail("S22", "the reporter is called after unregister has returned")
+        for lock in self.world.current.held:
+            if lock in self.sync.spinlocks:
                 self.fail("S9", f"the reporter is called while {lock} is held")
 
     def forgive_errors(self) -> None:

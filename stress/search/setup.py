@@ -4,7 +4,7 @@ A scenario begins alone. It builds a machine, allocates and frees, and only then
 Until then there is nothing to choose, so what a step comes to depends on the steps before it and on nothing else: it
 is taken once, with every look of the oracle, and whoever takes the same steps gets a copy of the machine behind them.
 
-So a kit has no machine until somebody comes to it, by one of the names `MADE_LATE`. From then on nobody knows what else
+So a kit has no machine until somebody comes to it, by one of its cached properties. From then on nobody knows what else
 is done to it, and every step is taken where it stands. So it is in an execution that is kept for its story, too, and in
 one with a user's own reporter, which may do things before it is registered.
 """
@@ -12,7 +12,7 @@ one with a user's own reporter, which may do things before it is registered.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, TypeVar, cast
 
 from pagealloc.revision import Revision
@@ -26,16 +26,13 @@ from stress.search.known import Known
 from stress.search.machine import After, Machine, WatchedMemory
 from stress.search.oracle import Oracle
 
-MADE_LATE = frozenset({"memory", "zones", "workqueue", "reporting"})
-
 Operation = TypeVar("Operation", bound=Callable[..., Any])
 
 
 class Setup:
     """A machine that is made when somebody comes to it: a kit, as far as that goes."""
 
-    memory: WatchedMemory
-    zones: Sequence[Zone]
+    # No `__getattr__`: CPython 3.11 reads every attribute of such a class the slow way.
 
     def __init__(self, world: World, revision: Revision, known: Known) -> None:
         self.world = world
@@ -46,17 +43,18 @@ class Setup:
         self.two_zones = False  # whether another zone stands below those that a scenario asks for
         self.resting: Machine | None = None  # a copy of it is to become the machine
 
-    def __getattr__(self, name: str) -> Any:
-        """Make the machine for whoever comes to it first."""
-        if name not in MADE_LATE:
-            raise AttributeError(f"a kit has no {name}")
-        if self.resting is None:
-            raise AttributeError(f"the kit has no {name} yet; expected `build` to come first")
+    @cached_property
+    def memory(self) -> WatchedMemory:
         self.make_machine()
-        return getattr(self, name)
+        return self.memory
+
+    @cached_property
+    def zones(self) -> Sequence[Zone]:
+        self.make_machine()
+        return self.zones
 
     def make_machine(self) -> None:
-        """Have what `MADE_LATE` names, and nothing in `resting` any more."""
+        """Become what `resting` is, with all that is made late; nothing is resting any more."""
         raise NotImplementedError
 
     def copy(self, machine: Machine) -> None:
@@ -68,7 +66,7 @@ class Setup:
         """Take a step, or have what it came to before."""
         before = self.resting
         assert before is not None, "nobody has come to the machine yet"
-        step = operation.__name__, arguments, tuple(named.items())
+        step = operation.__name__, arguments, tuple(named.items()) if named else ()
         after = before.after.get(step)
         if after is None:
             after = self._take_apart(before, operation, arguments, named)

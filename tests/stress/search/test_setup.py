@@ -163,14 +163,14 @@ def test_a_second_machine_takes_the_place_of_the_first() -> None:
     assert [world.failure for world in executed(body)] == [None] * 3
 
 
-def test_a_kit_says_what_it_has_not() -> None:
+def test_a_kit_without_a_machine_says_so() -> None:
     messages = []
 
     def body(kit: Kit) -> None:
-        for name in ("zones", "zonnes"):
+        for name in ("memory", "zones", "workqueue", "reporting"):
             with pytest.raises(AttributeError) as caught:
                 getattr(kit, name)
             messages.append(str(caught.value))
 
     executed(body, 1)
-    assert messages == ["the kit has no zones yet; expected `build` to come first", "a kit has no zonnes"]
+    assert messages == ["the kit has no machine; expected `build` to come first"] * 4
