@@ -215,7 +215,10 @@ class Buddy(FreeArea):
         return below.is_buddy(parent ^ (1 << order), order)
 
     def _zone_below(self, pfn: int) -> Buddy | None:
-        return next((zone for zone in self.zones_below if zone.start_pfn <= pfn < zone.end_pfn), None)
+        for zone in self.zones_below:
+            if zone.start_pfn <= pfn < zone.end_pfn:
+                return zone
+        return None
 
     # -- taking --------------------------------------------------------------------------------------
 

@@ -268,7 +268,7 @@ class Memory:
         """Keep types apart as long as a lower zone could serve instead: where Normal is preferred over DMA32."""
         if not zonelist or zonelist[0].name != "Normal":
             return 0
-        if len(self._nodes) > 1 and all(zone.name != "DMA32" for zone in zonelist):
+        if len(self._nodes) > 1 and "DMA32" not in [zone.name for zone in zonelist]:
             return 0
         return ALLOC_NOFRAGMENT
 
@@ -296,9 +296,16 @@ class Memory:
             return pfn
         self.drain_all_pages()
         pfn = self._get_page_from_freelist(request, order, alloc_flags)
-        while pfn < 0 and any(zone.unreserve_highatomic(request.migratetype) for zone in request.zonelist):
+        while pfn < 0 and self._unreserve_highatomic(request):
             pfn = self._get_page_from_freelist(request, order, alloc_flags)
         return pfn
+
+    @staticmethod
+    def _unreserve_highatomic(request: Request) -> bool:
+        for zone in request.zonelist:  # noqa: SIM110 - no generator: see `_build_zonelist`
+            if zone.unreserve_highatomic(request.migratetype):
+                return True
+        return False
 
     def _build_zonelist(self, highest: int, node: int, *, this_node: bool) -> tuple[Zone, ...]:
         if node not in self._nodes:
@@ -306,10 +313,13 @@ class Memory:
         at = self._nodes.index(node)
         nodes = [node] if this_node else self._nodes[at:] + self._nodes[:at]
         return tuple(
-            zone
-            for wanted in nodes
-            for zone in sorted(self.zones, key=lambda zone: -ZONE_NAMES.index(zone.name))
-            if zone.node == wanted and ZONE_NAMES.index(zone.name) <= highest
+            [  # a list: CPython 3.13 crashes when there is no memory to make a generator
+                zone
+                for wanted in nodes
+                for name in ZONE_NAMES[highest::-1]
+                for zone in self.zones
+                if zone.node == wanted and zone.name == name
+            ]
         )
 
     # -- freeing -------------------------------------------------------------------------------------

@@ -237,12 +237,16 @@ def test_a_lost_batch_is_told_as_stuck_with_its_age_and_loses_no_page(stress: Ru
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_reporter_that_ends_the_worker_makes_the_run_fail(stress: Run) -> None:
+def test_a_reporter_that_ends_the_worker_makes_the_run_fail(sync: Sync) -> None:
+    """The load goes on until there is something to report, however slow the machine is."""
+
     class Murderer:
         def report(self, zone: Zone, batch: Batch) -> None:
+            run.interrupt()
             raise GeneratorExit(3)
 
-    summary = stress(Murderer())
+    run = StressRun(RunParams(**{**SMALL, "seconds": 600.0}), sync, Murderer(), lambda _status: None)
+    summary = run.run()
     assert summary.verdict == "FAILURE"
     (death,) = [text for text in summary.violations if "worker died" in text]
     assert death.startswith("the reporting worker died: GeneratorExit: 3 (test_run.py:")
