@@ -121,8 +121,8 @@ BATCHES = {
                 PageReporting,
                 "_report",
                 """
-                - batch = tuple(self._block(zone, pfn, order) for pfn, order in blocks)
-                + batch = tuple(self._block(zone, pfn, order) for pfn, order in blocks[::-1])
+                - batch = tuple([self._block(zone, pfn, order) for pfn, order in blocks])
+                + batch = tuple([self._block(zone, pfn, order) for pfn, order in blocks[::-1]])
                 """,
             ),
         ),

@@ -130,7 +130,7 @@ REST = {
                 PageReporting,
                 "_report",
                 """
-                - batch = tuple(self._block(zone, pfn, order) for pfn, order in blocks)
+                - batch = tuple([self._block(zone, pfn, order) for pfn, order in blocks])
                 + batch = [self._block(zone, pfn, order) for pfn, order in blocks]
 
                 - self.flight = None
