@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from stress.analysis.log import open_run, warn_of_damage
 from stress.analysis.perfetto import write_perfetto
 from stress.analysis.report import write_report
@@ -18,6 +16,7 @@ from stress.analysis.summary import Summary, summarize
 from stress.analysis.terminal import print_analysis
 from stress.errors import EXIT_SUCCESS, BadArgument, CannotBeDone, one_line
 from stress.system.files import check_writable, output_path, write_whole
+from stress.system.terminal import console
 
 REPORT_FILE = "report.html"
 DIFFERENCE_FILE = "difference.html"
@@ -54,7 +53,7 @@ def command_analyze(arguments: argparse.Namespace) -> int:
         for summary in summaries:
             print(json.dumps(asdict(summary)))
     else:
-        print_analysis(Console(), summaries)
+        print_analysis(console(), summaries)
     sys.stdout.flush()
     for line in _write(arguments, runs, summaries):
         if not arguments.json:

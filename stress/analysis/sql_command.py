@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from stress.analysis.schema import event_meaning
 from stress.analysis.views import VIEWS
 from stress.errors import EXIT_SUCCESS, BadArgument, one_line, quoted
 from stress.log.events import EVENTS
+from stress.system import terminal
 from stress.system.files import output_path, write_whole
 
 ROWS_SHOWN = 100  # in a table; --csv and --json have no end
@@ -111,7 +111,7 @@ def _print_table(answer: duckdb.DuckDBPyConnection, names: list[str]) -> None:
         table.add_column(Text(one_line(name)), justify="right" if numbers else "left", overflow="fold")
     for row in rows[:ROWS_SHOWN]:
         table.add_row(*(Text(_cell(value)) for value in row))
-    console = Console()
+    console = terminal.console()
     console.print(table)
     if len(rows) > ROWS_SHOWN:
         console.print(f"only the first {ROWS_SHOWN} rows are shown; --csv and --json print all")
@@ -134,7 +134,7 @@ def _print_views() -> None:
     table.add_section()
     for event in EVENTS:
         table.add_row(event, Text(event_meaning(event)))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 # -- Parquet -------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from stress.bench.peers import find_peers
 from stress.bench.table import Results, empty_column, markdown, show
 from stress.errors import EXIT_SUCCESS
 from stress.system.files import check_writable, output_path, write_whole
+from stress.system.terminal import console
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ def command_bench(arguments: argparse.Namespace) -> int:
     elif arguments.markdown:
         print(markdown(results))
     else:
-        show(Console(), results)
+        show(console(), results)
         if arguments.quick:
             print("--quick measures in windows that are too short to be held against any goal")
     if arguments.chart is not None:

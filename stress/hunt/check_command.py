@@ -16,6 +16,7 @@ from pagealloc.sync_real import RealSync
 from stress.errors import BadArgument, Verdict
 from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, again, look, pieces
 from stress.pool import worker_processes
+from stress.system import terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def command_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(progress.as_dict(missing, seconds)))
     else:
-        _print(console, progress, missing, seconds)
+        _print(progress, missing, seconds, told=not console.is_terminal)
     return progress.verdict.exit_status
 
 
@@ -123,10 +124,14 @@ def _where(finding: Finding) -> str:
     return f"{finding.piece.kind}, {finding.piece.name}"
 
 
-def _print(console: Console, progress: Progress, missing: list[str], seconds: float) -> None:
-    """Print what was found, the first story in full, the table, and the verdict with what tells that story again."""
+def _print(progress: Progress, missing: list[str], seconds: float, *, told: bool) -> None:
+    """Print what was found, unless it was `told` as it was found, the first story in full, the table, and the verdict.
+
+    Behind the verdict is what tells that story again.
+    """
+    console = terminal.console()
     wrong = progress.wrong
-    for finding in wrong if console.is_terminal else ():  # elsewhere each was told when it was found
+    for finding in () if told else wrong:
         _alarm(console, finding)
     if wrong:
         story = f"\n{_where(wrong[0])}\n{wrong[0].story}\n"

@@ -27,12 +27,14 @@ from stress.search.explore import Failure
 from stress.search.jobs import STRATEGIES, Job, run_job, save, tracked
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import last_step
+from stress.system import terminal
 from stress.system.files import check_writable, output_path, temporary_folder
 from stress.system.leaving import owed
 
 WORLDS = ("controlled", "real")
 # Enough churn at the reporting order for plain stress to have its chance; small, so that many runs fit.
 REAL_WORLD = ("--zones", "DMA32=64MiB,Normal=96MiB", "--order", "5", "--capacity", "8", "--delay", "0.02")
+FIGURES_WIDTH = 38  # columns of a table of faults that hold no words
 REAL_PATIENCE_S = 15.0
 SENTENCE_MAX = 300  # characters of what a story says
 SECONDS_MAX = 1e6
@@ -268,14 +270,17 @@ def _mutants_json(hunts: list[Hunt]) -> dict[str, object]:
 
 def _print_mutants(hunts: list[Hunt], verdict: Verdict) -> None:
     """Print a line for each fault, cut to the terminal's width (--json has all), and the sums."""
-    console = Console()
+    console = terminal.console()
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     any_log = any(one.in_log for one in hunts)
-    for name, width in (("mutant", None), ("found by", 3), *([("proved by its log", 3)] if any_log else [])):
-        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=width)
+    # What is cut is the words, not the figures: rich would take them all for as good as each other.
+    share = (console.width - FIGURES_WIDTH) // (3 if any_log else 2)
+    table.add_column("mutant", no_wrap=True)
+    for name in ("found by", *(["proved by its log"] if any_log else [])):
+        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=share)
     for name in ("executions", "s", "switches"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("what is wrong", no_wrap=True, overflow="ellipsis", ratio=2)
+    table.add_column("what is wrong", no_wrap=True, overflow="ellipsis", max_width=share)
     for one in hunts:
         table.add_row(
             one.id,

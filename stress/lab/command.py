@@ -34,6 +34,7 @@ from stress.lab.sweep import Sweep
 from stress.lab.tables import show_table
 from stress.pool import EXECUTORS, open_executor
 from stress.system.files import output_path, write_whole
+from stress.system.terminal import console
 
 SEEDS = 5
 DEMONSTRATION: Mapping[str, list[Any]] = {"order": [0, 5, 9], "delay": [0.1, 0.5, 1.0, 2.0]}
@@ -150,7 +151,7 @@ def command_lab(arguments: argparse.Namespace) -> int:
             )
         )
     else:
-        show(Console(), study, answer, found, sweep, truth)
+        show(console(), study, answer, found, sweep, truth)
     sys.stdout.flush()  # a result is printed before it is saved
     if study.out is not None:
         from stress.lab.page import write_lab_page  # noqa: PLC0415 - plotly is heavy, and an extra
@@ -161,7 +162,7 @@ def command_lab(arguments: argparse.Namespace) -> int:
         page = study.out / REPORT_FILE
         write_whole("--out", page, write)
         if not arguments.json:
-            Console().print(str(page), soft_wrap=True)
+            print(page)
     return EXIT_SUCCESS
 
 

@@ -25,6 +25,7 @@ from stress.lab.predict import predict
 from stress.lab.recorded_truth import Truth, truth_of
 from stress.lab.sweep import Sweep
 from stress.lab.virtual import Wheel
+from stress.system.terminal import console
 
 RECORDED = Path(__file__).parent / "recorded"
 CURVES = "PAGEALLOC_LAB"  # names the folder of measured curves that may not ship
@@ -91,7 +92,7 @@ def command_validate(*, full: bool, as_json: bool) -> int:
             )
         )
     else:
-        show(Console(), figures)
+        show(console(), figures)
     return Verdict.of(failed=bool(failed)).exit_status
 
 

@@ -22,6 +22,7 @@ from stress.run.summary import Summary
 from stress.run.view import LineView, LiveView, View, print_summary
 from stress.system.files import output_path
 from stress.system.leaving import heard_by
+from stress.system.terminal import console
 from workers.errors import ReporterError
 from workers.page_reporting import Reporter
 from workers.reporters import load_reporter
@@ -86,7 +87,7 @@ def command_run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(asdict(summary)))
         else:
-            print_summary(Console(), summary, params.words())
+            print_summary(console(), summary, params.words())
     if summary.verdict is Verdict.SUCCESS and interruption.signal:
         return EXIT_SIGNAL + interruption.signal
     return summary.exit_status

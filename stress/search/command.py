@@ -23,6 +23,7 @@ from stress.search.explore import MEMORY_MODELS, Failure, Result
 from stress.search.jobs import STRATEGIES, Job, run_jobs, save
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import tell
+from stress.system import terminal
 from stress.system.files import check_writable, output_path
 
 
@@ -164,7 +165,7 @@ def _explore_json(
 
 
 def _print_explore(jobs: list[Job], results: list[Result], failed: Result | None) -> None:
-    console = Console()
+    console = terminal.console()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     several_presets = len({job.preset for job in jobs}) > 1
     for name in ("scenario", *(["preset"] if several_presets else [])):
@@ -196,7 +197,7 @@ def _print_verdict(results: list[Result], verdict: Verdict) -> None:
     executions = sum(result.executions for result in results)
     seconds = sum(result.seconds for result in results)
     complete = ", complete" if all(result.complete for result in results) else ""
-    Console().print(
+    terminal.console().print(
         f"{verdict} {executions:,} executions{complete}, {_distinct(results):,} distinct, "
         f"{executions / seconds if seconds else 0:,.0f} per second and process",
         style=verdict.style,
@@ -221,7 +222,7 @@ def _list(*, as_json: bool) -> int:
         ]
         print(json.dumps({"scenarios": scenarios, "mutants": mutants}))
         return 0
-    console = Console()
+    console = terminal.console()
     for title, rows in (
         ("scenarios", [(one.name, one.about) for one in SCENARIOS.values()]),
         ("mutants", [(name, mutant.about) for name, mutant in MUTANTS.items()]),

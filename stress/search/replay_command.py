@@ -7,13 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from stress.controlled.world import Violation
 from stress.errors import Verdict
 from stress.search import replay
 from stress.search.story import tell, write_perfetto
 from stress.system.files import check_writable, output_path, write_whole
+from stress.system.terminal import console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +39,7 @@ def command_replay(arguments: argparse.Namespace) -> int:
         print(json.dumps({"identical": identical, "violation": violation, "schedule": world.schedule}))
     elif again is not None:
         planted_fault = f", {failure.mutant} planted" if failure.mutant else ""
-        tell(Console(), world, f"scenario {failure.scenario}, preset {failure.preset}{planted_fault}")
+        tell(console(), world, f"scenario {failure.scenario}, preset {failure.preset}{planted_fault}")
     if arguments.perfetto is not None:
         sys.stdout.flush()
         write_whole("--perfetto", arguments.perfetto, lambda draft: write_perfetto(draft, world))
@@ -48,5 +47,5 @@ def command_replay(arguments: argparse.Namespace) -> int:
         if arguments.perfetto is not None:
             print(f"trace {arguments.perfetto}, for ui.perfetto.dev")
         other = "another violation" if again is not None else "no violation any more"
-        Console().print(f"\n{'reproduced, identical' if identical else other}", style="bold", highlight=False)
+        console().print(f"\n{'reproduced, identical' if identical else other}", style="bold", highlight=False)
     return Verdict.of(failed=not identical).exit_status

@@ -2,4 +2,5 @@
 
 leaving     a signal ends a command where it stands, with nothing left behind
 files       read within bounds, written whole or not at all
+terminal    results keep their figures in a terminal of any width
 """

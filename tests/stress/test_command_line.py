@@ -17,7 +17,10 @@ import pytest
 import pagealloc
 from stress.cli import COMMANDS, build_parser, main
 from stress.errors import EXIT_STATUSES, Verdict, one_line, quoted
+from stress.run.summary import Summary
+from stress.run.view import print_summary
 from stress.system.files import output_path
+from stress.system.terminal import console
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[str]]
@@ -393,3 +396,18 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "stress: the current folder is gone: No such file or directory\n"
+
+
+# -- narrow terminals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_figures_are_there_in_a_terminal_of_any_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table that is squeezed drops its figures first, and then it says nothing."""
+    monkeypatch.setenv("COLUMNS", columns)
+    print_summary(console(), Summary(allocs=1234567, batches=89, reported_bytes=77 << 20), "words")
+    out = capsys.readouterr().out
+    assert [out.count(figure) for figure in ("1,234,567", "89 (", "77 MiB")] == [1, 1, 1]
+    assert max(map(len, out.splitlines())) <= 80

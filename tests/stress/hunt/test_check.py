@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -19,6 +20,7 @@ from stress.cli import build_parser, main
 from stress.errors import Verdict
 from stress.hunt import check_command
 from stress.hunt.check_command import Progress
+from stress.hunt.command import Hunt, _print_mutants
 from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, again, look, pieces
 from stress.mutants import planted
 from stress.run.scenario import shipped
@@ -122,3 +124,17 @@ def main_knows(command: str) -> bool:
     if words[2] == "stress":
         build_parser(words[3]).parse_args(words[3:])
     return words[2] in ("stress", "pytest")
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_a_line_of_a_fault_has_its_name_and_figures_in_a_terminal_of_any_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table that is squeezed drops them first: at 80 columns nobody learned which fault was which."""
+    monkeypatch.setenv("COLUMNS", columns)
+    found = Hunt("M-10", "calls " * 30, "S9", "free-the-buddy: " * 9, 4321, 1.5, 40, 20, None)
+    _print_mutants([found], Verdict.SUCCESS)
+    _print_mutants([replace(found, in_log="the log: S9: " * 9)], Verdict.SUCCESS)
+    out = capsys.readouterr().out
+    assert [out.count(figure) for figure in ("M-10", "4,321", " 1.5 ", "40 → 20")] == [2, 2, 2, 2]
+    assert max(map(len, out.splitlines())) <= 80
