@@ -87,6 +87,8 @@ def test_each_fault_is_in_its_list_in_the_words_of_the_program() -> None:
     listed = {name: words for name, words in rows(text_of("docs/FAULTS.md")).items() if name.startswith("M-")}
 
     assert listed == {name: mutant.about for name, mutant in MUTANTS.items()} | NOT_EXPRESSIBLE
+    mistakes = {name.rstrip("abcdefgh") for name in listed}
+    assert f" {len(mistakes)} mistakes." in text_of("docs/FAULTS.md")
 
 
 def test_each_of_the_64_mistakes_is_planted_or_said_to_be_out_of_reach() -> None:

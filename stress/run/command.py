@@ -25,7 +25,7 @@ from stress.system.leaving import heard_by
 from stress.system.terminal import console
 from workers.errors import ReporterError
 from workers.page_reporting import Reporter
-from workers.reporters import load_reporter
+from workers.reporters import SHIPPED, load_reporter
 
 BOOKKEEPING_BYTES = 17  # a page
 
@@ -39,7 +39,9 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
         metavar="SCENARIO",
         help="one that --list names, or a TOML file of your own; options go above it",
     )
-    run.add_argument("--list", action="store_true", help="list the scenarios, and do nothing")
+    run.add_argument(
+        "--list", action="store_true", help="list the scenarios and the reporters, and do nothing"
+    )
     for name, option in OPTIONS.items():
         about, metavar = option.metadata["about"], option.metadata["metavar"]
         if option.type == "bool":
@@ -62,7 +64,7 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
 def command_run(arguments: argparse.Namespace) -> int:
     """Run, and print how it went. A run that was interrupted, and found nothing, has the signal's exit status."""
     if arguments.list:
-        return _list_scenarios()
+        return _list_what_ships()
     params = _run_params(arguments)
     _check_memory(params)
     sync = RealSync()
@@ -126,9 +128,13 @@ def _finish_directory(directory: RunDirectory, summary: Summary) -> None:
     directory.tell_end(summary)
 
 
-def _list_scenarios() -> int:
+def _list_what_ships() -> int:
+    print("scenarios:")
     for name in shipped():
-        print(f"{name:22} {load_scenario(name).about}")
+        print(f"  {name:22} {load_scenario(name).about}")
+    print("reporters, of --reporter:")
+    for name, reporter in SHIPPED.items():
+        print(f"  {name:22} {reporter.about}")
     return EXIT_SUCCESS
 
 

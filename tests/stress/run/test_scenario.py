@@ -9,6 +9,7 @@ import pytest
 from stress.cli import main
 from stress.run.params import MANNERS, RunParams
 from stress.run.scenario import load_scenario, shipped
+from workers.reporters import SHIPPED
 
 DANGERS = {
     "burst-then-silence",
@@ -47,11 +48,13 @@ def test_a_scenario_says_what_it_is_for_and_differs_from_a_plain_run(name: str) 
     assert scenario.params({}).scenario == name
 
 
-def test_the_list_names_every_scenario_with_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_names_every_scenario_and_reporter_with_what_it_is_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["run", "--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == shipped()
-    assert all(load_scenario(line.split()[0]).about in line for line in lines)
+    told = [tuple(line.split(maxsplit=1)) for line in capsys.readouterr().out.splitlines() if line[0] == " "]
+    scenarios = [(name, load_scenario(name).about) for name in shipped()]
+    assert told == scenarios + [(name, reporter.about) for name, reporter in SHIPPED.items()]
 
 
 # -- files of your own ---------------------------------------------------------------------------------------
