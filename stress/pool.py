@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from pagealloc.sync_real import gil_enabled
 from stress.errors import BadArgument, CannotBeDone
+from stress.system.leaving import owed
 
 EXECUTORS = "processes, threads, dask:ADDRESS, or MODULE:CALLABLE that returns an Executor"
 SEARCH_EXECUTORS = (
@@ -61,16 +62,19 @@ def worker_processes(count: int) -> Iterator[WorkerProcesses]:
     """
     executor = WorkerProcesses(count, initializer=_serve, initargs=(os.getpid(),))
     try:
-        yield executor
+        with owed(lambda: _end_all(executor)):  # what a process is still working on is of no use any more
+            yield executor
     except BrokenProcessPool as error:
         raise CannotBeDone("a worker process was killed, by the machine or by somebody else") from error
     finally:
-        # What a process is still working on is of no use any more.
-        for process in list((executor._processes or {}).values()):  # noqa: SLF001 - there is no public way
-            # Not by SIGTERM: one that comes right behind the fork is lost, for a child of Python forgets what is
-            # pending then, and it waited for ever for the lock of a sibling that was gone.
-            process.kill()
         executor.shutdown(wait=True)
+
+
+def _end_all(executor: WorkerProcesses) -> None:
+    for process in list((executor._processes or {}).values()):  # noqa: SLF001 - there is no public way
+        # Not by SIGTERM: one that comes right behind the fork is lost, for a child of Python forgets what is
+        # pending then, and it waited for ever for the lock of a sibling that was gone.
+        process.kill()
 
 
 def _serve(parent: int) -> None:
@@ -78,7 +82,15 @@ def _serve(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with(parent)
+
+
+_libc = ctypes.CDLL(None)
+
+
+def end_with(parent: int) -> None:
+    """Let this process go when `parent` goes, however that ends. What it started itself would go on."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1 != parent:
         os._exit(0)  # it went before we could ask for that
 

@@ -17,6 +17,7 @@ from stress.errors import BadArgument, Verdict
 from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, again, look, pieces
 from stress.pool import worker_processes
 from stress.system import terminal
+from stress.system.files import temporary_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +56,8 @@ def command_check(arguments: argparse.Namespace) -> int:
 
 
 def _look_at_all(todo: list[Piece], jobs: int) -> Iterator[Finding]:
-    with worker_processes(jobs) as executor:
-        for future in as_completed([executor.submit(look, piece) for piece in todo]):
+    with temporary_folder() as folder, worker_processes(jobs) as executor:
+        for future in as_completed([executor.submit(look, piece, folder) for piece in todo]):
             yield future.result()
 
 

@@ -28,7 +28,7 @@ from stress.search.jobs import STRATEGIES, Job, run_job, save, tracked
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import last_step
 from stress.system import terminal
-from stress.system.files import check_writable, output_path, temporary_folder
+from stress.system.files import check_folder, output_path, temporary_folder
 from stress.system.leaving import owed
 
 WORLDS = ("controlled", "real")
@@ -195,7 +195,7 @@ def command_mutants(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.seconds < SECONDS_MAX:
         raise BadArgument(f"--seconds: {arguments.seconds}, expected more than 0, less than {SECONDS_MAX:g}")
     if arguments.save is not None:
-        check_writable("--save", arguments.save / "replay.json")
+        check_folder("--save", arguments.save)
     hunts = _hunt_all(arguments, arguments.mutants or list(MUTANTS))
     verdict = Verdict.of(failed=any(one.found_by is None for one in hunts))
     if arguments.json:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from pagealloc.revision import DEFAULT, PRESETS
 from pagealloc.sync_real import RealSync
 from stress.controlled.world import Violation
 from stress.errors import Verdict, one_line
-from stress.pool import own_program
+from stress.pool import end_with, own_program
 from stress.run.scenario import shipped
 from stress.search import replay
 from stress.search.explore import Failure
@@ -97,15 +99,15 @@ def pieces(effort: Effort) -> tuple[list[Piece], list[str]]:
     return found, missing
 
 
-def look(piece: Piece) -> Finding:
-    """Do what a piece says; called in a worker process."""
+def look(piece: Piece, folder: Path | None = None) -> Finding:
+    """Do what a piece says; called in a worker process, which keeps what it must within `folder`."""
     golden, schedules, runs, _ = KINDS
     sync = RealSync()
     begin_s = sync.monotonic()
     if piece.kind == schedules:
         verdict, done, found, story = _search(piece)
     elif piece.kind == runs:
-        verdict, done, found, story = _run(piece)
+        verdict, done, found, story = _run(piece, folder)
     elif piece.kind == golden:
         verdict, done, found, story = _golden(piece)
     else:
@@ -161,14 +163,15 @@ def _process(seconds: float, command: list[str], environment: dict[str, str]) ->
             timeout=seconds + PATIENCE_S,
             check=False,
             cwd=ROOT,
+            preexec_fn=partial(end_with, os.getpid()),
         )
     except subprocess.TimeoutExpired:
         return -1, "", f"no end after {seconds + PATIENCE_S:.0f} s"
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def _run(piece: Piece) -> Outcome:
-    with temporary_folder() as folder:
+def _run(piece: Piece, within: Path | None) -> Outcome:
+    with temporary_folder(within) as folder:
         words = (
             "run",
             piece.name,

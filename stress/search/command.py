@@ -24,7 +24,7 @@ from stress.search.jobs import STRATEGIES, Job, run_jobs, save
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import tell
 from stress.system import terminal
-from stress.system.files import check_writable, output_path
+from stress.system.files import check_folder, output_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def command_explore(arguments: argparse.Namespace) -> int:
         return _list(as_json=arguments.json)
     jobs = _explore_jobs(arguments)
     if arguments.save is not None:
-        check_writable("--save", arguments.save / "replay.json")
+        check_folder("--save", arguments.save)
     results = list(run_jobs(jobs, arguments.jobs, quiet=arguments.json, engine=arguments.executor))
     failed = next((result for result in results if result.failure is not None), None)
     if not arguments.json:

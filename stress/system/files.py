@@ -58,6 +58,15 @@ def check_writable(option: str, path: Path) -> None:
         raise unwritten(option, path, error) from error
 
 
+def check_folder(option: str, path: Path) -> None:
+    """Make a folder to keep files in, unless it is there. Raises what `unwritten` returns, or BadArgument."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritten(option, path, error) from error
+    check_writable(option, path / "file")
+
+
 def write_whole(option: str, path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file under another name, which becomes `path` when it is whole.
 
@@ -83,9 +92,12 @@ def unwritten(option: str, path: Path, error: OSError) -> BadArgument | CannotBe
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Yield a folder among the temporary files (TMPDIR chooses where), which goes however the block ends."""
-    folder = Path(tempfile.gettempdir()) / f"pagealloc-{uuid4().hex}"
+def temporary_folder(within: Path | None = None) -> Iterator[Path]:
+    """Yield a folder among the temporary files (TMPDIR chooses where), which goes however the block ends.
+
+    A process that may be killed makes its own `within` the one of a process that is not.
+    """
+    folder = (within or Path(tempfile.gettempdir())) / f"pagealloc-{uuid4().hex}"
     with owed(lambda: shutil.rmtree(folder, ignore_errors=True)):
         folder.mkdir(mode=0o700)
         yield folder

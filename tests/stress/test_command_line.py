@@ -16,10 +16,10 @@ import pytest
 
 import pagealloc
 from stress.cli import COMMANDS, build_parser, main
-from stress.errors import EXIT_STATUSES, Verdict, one_line, quoted
+from stress.errors import EXIT_STATUSES, BadArgument, Verdict, one_line, quoted
 from stress.run.summary import Summary
 from stress.run.view import print_summary
-from stress.system.files import output_path
+from stress.system.files import check_folder, output_path
 from stress.system.terminal import console
 
 ROOT = Path(__file__).parents[2]
@@ -347,6 +347,15 @@ def test_a_path_that_is_written_later_is_taken_from_the_root_on(command: str) ->
     named = {"run_dir", "save", "out", "report", "perfetto", "parquet", "chart"}
     assert {action.type for action in actions if action.dest in named} <= {output_path}
     assert output_path("mine") == Path.cwd() / "mine"
+
+
+def test_a_folder_to_keep_files_in_is_made(tmp_path: Path) -> None:
+    """The examples of --help name one that is not there."""
+    check_folder("--save", tmp_path / "found" / "here")
+    assert (tmp_path / "found" / "here").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(BadArgument, match=r"--save: .*/file/x: Not a directory"):
+        check_folder("--save", tmp_path / "file" / "x")
 
 
 # -- started without streams, or without a folder ------------------------------------------------------------

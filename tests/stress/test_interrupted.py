@@ -22,8 +22,8 @@ Until = Callable[[Callable[[], bool], str], None]
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")]
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
-    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text(encoding="ascii").split()]
 
 
@@ -59,12 +59,32 @@ def test_a_search_that_is_interrupted_takes_its_processes_along(
 ) -> None:
     pytest.importorskip("greenlet")
     process = start_stress("explore", "--executions", "1000000", "--jobs", "2")
-    until(lambda: len(children(process)) == 2, "both processes are at work")
-    workers = children(process)
+    until(lambda: len(children(process.pid)) == 2, "both processes are at work")
+    workers = children(process.pid)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (status, "", f"stress: {how}\n")
     until(lambda: not any(map(alive, workers)), "both processes are gone")
+
+
+@pytest.mark.parametrize(("number", "status", "how"), SIGNALS)
+def test_a_check_that_is_interrupted_takes_what_its_processes_started_along(
+    tmp_path: Path, start_stress: Start, until: Until, number: signal.Signals, status: int, how: str
+) -> None:
+    pytest.importorskip("greenlet")
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = start_stress("check", "--quick", "--jobs", "2", env=environment)
+
+    def started() -> list[int]:
+        return [pid for worker in children(process.pid) for pid in children(worker)]
+
+    until(lambda: len(started()) == 2, "both processes have started one of their own")
+    everybody = [*children(process.pid), *started()]
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (status, "", f"stress: {how}\n")
+    until(lambda: not any(map(alive, everybody)), "all processes are gone")
+    assert list(tmp_path.glob("pagealloc-*")) == []
 
 
 def test_who_ignores_control_c_is_not_interrupted_by_it() -> None:
