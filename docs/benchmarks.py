@@ -2,10 +2,10 @@
 
     python docs/benchmarks.py python3.11 python3.13 python3.13t
 
-makes an environment for each build of this source (it needs a C compiler), and takes ten minutes an interpreter. The
-first one has the curves as well. `--environments FOLDER` keeps the environments there, and takes those that have this
-source already (which does not look at hatch_build.py). Without an interpreter the tables are written again from the
-figures, which stand as JSON beside them.
+makes an environment for each build of this source (it needs a C compiler), and takes a quarter of an hour for each
+interpreter; the first one has the curves as well. `--environments FOLDER` keeps the environments there, and takes those
+that have this source already (which does not look at hatch_build.py). Without an interpreter the tables are written
+again from the figures, which stand as JSON beside them.
 """
 
 from __future__ import annotations
