@@ -83,6 +83,15 @@ class ControlledLock(Subject):
         owner.held.remove(self)
         self.world.give_up(owner, self)
 
+    def regain(self, task: Task) -> None:
+        """Have the lock again, for a task that was woken: no point, for waking was one."""
+        if self.owner is not None:
+            self._wait(task)
+        self.owner = task
+        task.held.append(self)
+        if not self.world.aborting:
+            self.world.step(task, "acquire", self)
+
     def locked(self) -> bool:
         return self.owner is not None
 
@@ -95,46 +104,50 @@ class ControlledLock(Subject):
         self.release()
 
 
-class ControlledCondition(ControlledLock):
+class ControlledCondition:
     """A condition variable, and its lock."""
 
-    __slots__ = ("_changed",)
+    # It has a lock and is none: CPython reads an attribute the quick way where it meets one class only, and all locks
+    # come by the same lines.
+    __slots__ = ("_changed", "lock")
 
     def __init__(self, world: World, name: str, lockdep: Lockdep | None) -> None:
-        super().__init__(world, f"lock of {name}", lockdep)
+        self.lock = ControlledLock(world, f"lock of {name}", lockdep)
         self._changed = Subject(name)
 
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, exc_type: object, exc: object, tb: object, /) -> None:
+        self.lock.release()
+
     def wait(self, timeout_s: float | None = None, /) -> bool:
-        world = self.world
-        if self.owner is not world.current:
+        lock = self.lock
+        world = lock.world
+        task = world.current
+        if lock.owner is not task:
             self._refuse("wait for")
         if world.aborting:
             raise GreenletExit
-        task = world.current
-        self.give_up()
+        lock.give_up()
         notified = world.block(self._changed, "wait", timeout_s)
-        if self.owner is not None:
-            self._wait(task)
-        self.owner = task
-        task.held.append(self)
-        if not world.aborting:
-            world.step(task, "acquire", self)
+        lock.regain(task)
         return notified
 
     def sleepers(self) -> list[Task]:
         """Return the tasks that wait here and were not woken."""
         if not self._changed.waiters:
             return []
-        return [task for task in self.world.tasks if task.waits_for is self._changed]
+        return [task for task in self.lock.world.tasks if task.waits_for is self._changed]
 
     def notify_all(self) -> None:
-        world = self.world
-        if self.owner is not world.current:
+        lock = self.lock
+        if lock.owner is not lock.world.current:
             self._refuse("notify")
-        world.wake(self._changed)
+        lock.world.wake(self._changed)
 
     def _refuse(self, what: str) -> None:
-        if not self.world.aborting:
+        if not self.lock.world.aborting:
             raise RuntimeError(f"{what} {self._changed.name} without its lock")
 
 

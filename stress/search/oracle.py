@@ -114,8 +114,8 @@ class Oracle:
                     until = "for ever" if task.deadline_s is None else f"until {task.deadline_s:g} s"
                     self.fail("L1", f"{first.name} is due at {due_s:g} s, and {task.name} sleeps {until}")
 
-        condition.on_release = on_release
-        self._queue_lock = condition
+        condition.lock.on_release = on_release
+        self._queue_lock = condition.lock
 
     def thread_trace(self, event: str, /, *fields: Any) -> None:
         """Hear of an event that happens to a task."""
