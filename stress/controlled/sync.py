@@ -25,14 +25,14 @@ T = TypeVar("T")
 RANDOM_STEPS = 4  # a real number drawn in [0, 1) is one of so many, so that searches can enumerate it
 
 
-class ControlledLock(Subject):
+class ControlledLock:
     """A lock; `owner` is the task that holds it. Misuse is a violation, not an exception to be caught."""
 
-    __slots__ = ("_lockdep", "on_release", "owner", "world")
+    __slots__ = ("_lockdep", "on_release", "owner", "subject", "world")
 
     def __init__(self, world: World, name: str, lockdep: Lockdep | None = None) -> None:
-        Subject.__init__(self, name)  # no `super()`: executions make a dozen of them
         self.world = world
+        self.subject = Subject(name)
         self.owner: Task | None = None
         self.on_release: Callable[[], None] | None = None  # looks at what the lock protects
         self._lockdep = lockdep
@@ -40,7 +40,8 @@ class ControlledLock(Subject):
     def acquire(self, blocking: bool = True, /) -> bool:
         world = self.world
         task = world.current
-        world.point("acquire", self)
+        subject = self.subject
+        world.point("acquire", subject)
         if self.owner is not None:
             if not blocking:
                 return False
@@ -48,17 +49,17 @@ class ControlledLock(Subject):
         self.owner = task
         held = task.held
         if held and self._lockdep is not None and not world.aborting:
-            self._lockdep.acquired(world, task, self.name)
-        held.append(self)
+            self._lockdep.acquired(world, task, subject.name)
+        held.append(subject)
         return True
 
     def _wait(self, task: Task) -> None:
         """Stay until nobody has the lock."""
         world = self.world
         if self.owner is task and not world.aborting:
-            world.fail("deadlock", f"{task.name} acquires {self.name}, which it holds already")
+            world.fail("deadlock", f"{task.name} acquires {self}, which it holds already")
         while self.owner is not None and not world.aborting:
-            world.block(self, "acquire")
+            world.block(self.subject, "acquire")
 
     def release(self) -> None:
         world = self.world
@@ -66,31 +67,35 @@ class ControlledLock(Subject):
             return
         owner = self.owner
         if owner is None:
-            raise RuntimeError(f"release of {self.name}, which nobody holds")
+            raise RuntimeError(f"release of {self}, which nobody holds")
         look = self.on_release
         if look is not None:
             look()
+        subject = self.subject
         self.owner = None
-        owner.held.remove(self)
-        world.give_up(owner, self)
-        world.point("release", self)
+        owner.held.remove(subject)
+        world.give_up(owner, subject)
+        world.point("release", subject)
 
     def give_up(self) -> None:
         """Let others see what was written under the lock, and have it."""
         owner = self.owner
         assert owner is not None
         self.owner = None
-        owner.held.remove(self)
-        self.world.give_up(owner, self)
+        owner.held.remove(self.subject)
+        self.world.give_up(owner, self.subject)
 
     def regain(self, task: Task) -> None:
         """Have the lock again, for a task that was woken: no point, for waking was one."""
         if self.owner is not None:
             self._wait(task)
         self.owner = task
-        task.held.append(self)
+        task.held.append(self.subject)
         if not self.world.aborting:
-            self.world.step(task, "acquire", self)
+            self.world.step(task, "acquire", self.subject)
+
+    def __str__(self) -> str:
+        return self.subject.name
 
     def locked(self) -> bool:
         return self.owner is not None
@@ -107,8 +112,8 @@ class ControlledLock(Subject):
 class ControlledCondition:
     """A condition variable, and its lock."""
 
-    # It has a lock and is none: CPython reads an attribute the quick way where it meets one class only, and all locks
-    # come by the same lines.
+    # It has a lock and is none, as all primitives have subjects: CPython reads an attribute the quick way where it
+    # meets one class only, and all of them come by the same lines.
     __slots__ = ("_changed", "lock")
 
     def __init__(self, world: World, name: str, lockdep: Lockdep | None) -> None:
@@ -151,67 +156,67 @@ class ControlledCondition:
             raise RuntimeError(f"{what} {self._changed.name} without its lock")
 
 
-class ControlledEvent(Subject):
+class ControlledEvent:
     """A flag that tasks wait for."""
 
-    __slots__ = ("flag", "world")
+    __slots__ = ("flag", "subject", "world")
 
     def __init__(self, world: World, name: str) -> None:
-        Subject.__init__(self, name)  # no `super()`: executions make a dozen of them
         self.world = world
+        self.subject = Subject(name)
         self.flag = False
 
     def is_set(self) -> bool:
-        self.world.point("is_set", self)
+        self.world.point("is_set", self.subject)
         return self.flag
 
     def set(self) -> None:
-        self.world.point("set", self)
+        self.world.point("set", self.subject)
         self.flag = True
-        self.world.wake(self)
+        self.world.wake(self.subject)
 
     def clear(self) -> None:
-        self.world.point("clear", self)
+        self.world.point("clear", self.subject)
         self.flag = False
 
     def wait(self, timeout_s: float | None = None, /) -> bool:
-        self.world.point("wait", self)
+        self.world.point("wait", self.subject)
         # Who was woken was told so, although the flag may be down again by now.
-        return self.flag or self.world.block(self, "wait", timeout_s)
+        return self.flag or self.world.block(self.subject, "wait", timeout_s)
 
 
-class ControlledAtomic(Subject):
+class ControlledAtomic:
     """`atomic_t`: each operation is one step."""
 
-    __slots__ = ("value", "world")
+    __slots__ = ("subject", "value", "world")
 
     def __init__(self, world: World, name: str, value: int) -> None:
-        Subject.__init__(self, name)  # no `super()`: executions make a dozen of them
         self.world = world
+        self.subject = Subject(name)
         self.value = value
 
     def load(self) -> int:
-        self.world.point("load", self)
+        self.world.point("load", self.subject)
         return self.value
 
     def store(self, value: int, /) -> None:
-        self.world.point("store", self)
+        self.world.point("store", self.subject)
         self.value = value
 
     def xchg(self, value: int, /) -> int:
-        self.world.point("xchg", self)
+        self.world.point("xchg", self.subject)
         old, self.value = self.value, value
         return old
 
     def cmpxchg(self, old: int, new: int, /) -> int:
-        self.world.point("cmpxchg", self)
+        self.world.point("cmpxchg", self.subject)
         found = self.value
         if found == old:
             self.value = new
         return found
 
     def add(self, delta: int, /) -> int:
-        self.world.point("add", self)
+        self.world.point("add", self.subject)
         self.value += delta
         return self.value
 
@@ -224,13 +229,13 @@ class BufferedAtomic(ControlledAtomic):
     world: StoreBuffers
 
     def load(self) -> int:
-        self.world.point("load", self)
-        own = self.world.buffered(self)
+        self.world.point("load", self.subject)
+        own = self.world.buffered(self.subject)
         return self.value if own is None else own
 
     def store(self, value: int, /) -> None:
-        self.world.point("store", self)
-        self.world.store(self, value, self._write)
+        self.world.point("store", self.subject)
+        self.world.store(self.subject, value, self._write)
 
     def _write(self, value: int) -> None:
         self.value = value
@@ -352,9 +357,9 @@ class ControlledSync:
         return ControlledThread(self.world, task, subject)
 
     def sleep(self, seconds: float) -> None:
-        held = [lock for lock in self.world.current.held if lock in self.spinlocks]
-        if held and self._lockdep is not None:
-            self.world.fail("S9", f"{self.world.current.name} sleeps while it holds a zone lock")
+        task = self.world.current
+        if task.held and self._lockdep is not None and any(lock.owner is task for lock in self.spinlocks):
+            self.world.fail("S9", f"{task.name} sleeps while it holds a zone lock")
         self.world.block(self._clock, "sleep", seconds)
 
     def await_idle(self) -> None:

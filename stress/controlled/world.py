@@ -347,7 +347,11 @@ class World:
             op = "wake" if quiet else "timeout"
         task.deadline_s = None
         task.wait_is_quiet = False
-        self.step(task, op, subject)
+        # `step` without its call
+        self.steps = steps = self.steps + 1
+        if steps > self._steps_unnoted:
+            self._note_step(task, op, subject)
+        task.history = subject.history = hash((task.history, op, subject.history, self.data_history))
         return op == "wake"
 
     def wake(self, subject: Subject) -> None:
@@ -480,8 +484,7 @@ class World:
         waits = []
         for task in alive:
             subject = task.waits_for
-            holder = getattr(subject, "owner", None)
-            held = f" (held by {holder.name})" if isinstance(holder, Task) else ""
+            held = "".join(f" (held by {other.name})" for other in self.tasks if subject in other.held)
             waits.append(f"{task.name} waits for ever at {task.op} {subject}{held}")
         return "; ".join(waits)
 
@@ -495,7 +498,7 @@ def shortest_cycle(steps: list[str]) -> list[str]:
 
 
 class Subject:
-    """Something that tasks operate on; its history is that of the operations so far."""
+    """Something that tasks operate on; its history is that of the operations so far. No class is made from this one."""
 
     __slots__ = ("history", "name", "waiters")
 

@@ -15,7 +15,7 @@ from pagealloc.ram import Ram
 from pagealloc.revision import Revision
 from pagealloc.zone import Zone
 from stress.controlled.sync import ControlledThread
-from stress.controlled.world import Abandoned, World
+from stress.controlled.world import Abandoned, Subject, World
 from stress.search.known import Known
 from stress.search.lockless import LocklessPageSets
 from stress.search.machine import Build, boot
@@ -133,7 +133,7 @@ class Kit(Setup):
         self.scatterlists_fail = False
         self._wishes: Wishes | None = None
         self._threads: list[ControlledThread] = []
-        self._clock = self.sync.event("tick")
+        self._clock = Subject("tick")
 
     def build(
         self,

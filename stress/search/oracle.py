@@ -233,9 +233,11 @@ class Oracle:
         """Judge the moment at which the reporter is called."""
         if self.retired:
             self.fail("S22", "the reporter is called after unregister has returned")
-        for lock in self.world.current.held:
-            if lock in self.sync.spinlocks:
-                self.fail("S9", f"the reporter is called while {lock} is held")
+        task = self.world.current
+        if task.held:
+            for lock in self.sync.spinlocks:
+                if lock.owner is task:
+                    self.fail("S9", f"the reporter is called while {lock} is held")
 
     def forgive_errors(self) -> None:
         """Hold what comes against the rules as if no report had failed so far."""
@@ -245,7 +247,7 @@ class Oracle:
 
     def check_locks(self) -> None:
         """Judge the locks of a system at rest: all are free."""
-        locked = [lock.name for lock in self.sync.spinlocks if lock.owner is not None]
+        locked = [str(lock) for lock in self.sync.spinlocks if lock.owner is not None]
         if locked or self.world.current.held:
             held = dict.fromkeys([*locked, *map(str, self.world.current.held)])
             self.fail("lockdep", f"at rest {', '.join(held)} is held")
