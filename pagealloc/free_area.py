@@ -194,16 +194,31 @@ class FreeArea:
         return self._next[index], self._prev[index]
 
     def next_unreported(self, order: int, migratetype: int, index: int) -> int:
-        """Return `index` or the first entry behind it that is not Reported, or -1 if there is none."""
-        state, next_, _, nr_free = self._frames
-        if self.nr_reported[order] == nr_free[order]:
+        """Return `index` or the first entry behind it that is not Reported, or -1 if there is none.
+
+        Looks from both ends in turn, for the fresh ones stand together: in front, where frees put them, or behind a
+        thousand Reported ones, where a failed batch comes back. Once all of the order were met from behind, the one met
+        last is the first.
+        """
+        state, next_, prev, nr_free = self._frames
+        unmet = nr_free[order] - self.nr_reported[order]
+        if not unmet:
             return -1  # a fully reported order is left without walking it
-        anchor = self._anchors[order * MIGRATE_TYPES + migratetype]
-        while index != anchor:
+        first = -1
+        behind = self._anchors[order * MIGRATE_TYPES + migratetype]  # from here on all were met
+        while index != behind:
             if not state[index] & REPORTED:
                 return index
             index = next_[index]
-        return -1
+            if index == behind:
+                break
+            behind = prev[behind]
+            if not state[behind] & REPORTED:
+                first = behind
+                unmet -= 1
+                if not unmet:
+                    break
+        return first
 
     def list_rotate_to_front(self, order: int, migratetype: int, index: int) -> None:
         """Turn the ring so that `index` becomes the first entry; the cyclic order stays (S19).

@@ -258,6 +258,26 @@ def test_a_fully_reported_list_has_no_unreported_block_though_its_order_has() ->
     assert area.next_unreported(3, MIGRATE_UNMOVABLE, 16) == 16
 
 
+@pytest.mark.parametrize("fresh", [range(3), range(61, 64)], ids=["in front", "behind"])
+def test_fresh_blocks_are_found_without_a_walk_over_the_reported_ones(fresh: range) -> None:
+    area = filled(64)
+    for number in range(64):
+        if number not in fresh:
+            area.set_page_reported(number * 8)
+    steps: list[int] = []
+
+    class Counted(list[int]):
+        def __getitem__(self, index: Any) -> Any:
+            steps.append(index)
+            return super().__getitem__(index)
+
+    state, next_, prev, nr_free = area._frames
+    area._frames = state, Counted(next_), Counted(prev), nr_free
+
+    assert area.next_unreported(3, MIGRATE_MOVABLE, 0) == fresh.start * 8
+    assert len(steps) < 8
+
+
 def test_a_fully_reported_order_is_left_without_walking_it() -> None:
     area = filled(3)
     for index in (0, 8, 16):
