@@ -220,26 +220,34 @@ def order_zero_pairs(effort: Effort, present: Present) -> list[Row]:
 
 
 def own_zones(effort: Effort) -> list[Row]:
-    """Two threads with a zone each against one thread: what a machine with two processors could give."""
+    """Two threads with a zone each against one thread, and with a memory each: what sharing the front costs."""
 
-    def chunks(threads: int) -> list[Chunk]:
+    def zones(threads: int) -> list[Chunk]:
         specs = [ZoneSpec("Normal", ZONE_PAGES, node=node) for node in range(threads)]
         memory = Memory(specs, ram=None, page_sets=True)
         return [mixed(*front(memory, node), seed=node) for node in range(threads)]
 
+    def memories(threads: int) -> list[Chunk]:
+        return [mixed(*front(one_zone(page_sets=True)), seed=number) for number in range(threads)]
+
     windows = take_turns(
-        {"one": _threads_of(lambda: chunks(1), effort), "two": _threads_of(lambda: chunks(2), effort)},
+        {
+            "one": _threads_of(lambda: zones(1), effort),
+            "a zone": _threads_of(lambda: zones(2), effort),
+            "a memory": _threads_of(lambda: memories(2), effort),
+        },
         effort.rounds,
     )
     results = {name: [window.operations for window in each] for name, each in windows.items()}
-    goal = None if gil_enabled() else 1.7
+    goals = {"a zone": None if gil_enabled() else 1.7, "a memory": None}
     return [
         compare(
-            "two threads with a zone each, against one thread",
-            results["two"],
+            f"two threads with {what} each, against one thread",
+            results[what],
             results["one"],
             goal=goal,
             unit=PAIRS,
             against="one thread",
         )
+        for what, goal in goals.items()
     ]
