@@ -227,17 +227,20 @@ class _Retirement(Generic[T]):
     middle of anything, even inside a zone lock, and there is nobody left to be told.
     """
 
-    __slots__ = ("_retire", "_value")
+    __slots__ = ("_process", "_retire", "_value")
 
     def __init__(self, value: T, retire: Callable[[T], None]) -> None:
         self._value = value
+        self._process = os.getpid()
         self._retire: Callable[[], Callable[[T], None] | None] = (
             weakref.WeakMethod(retire) if inspect.ismethod(retire) else lambda: retire
         )
 
     def __del__(self) -> None:
-        # When the interpreter goes, other threads stand still, with whatever lock they hold: wait for none.
-        retire = None if sys.is_finalizing() else self._retire()
+        # When the interpreter goes, other threads stand still, with whatever lock they hold: wait for none. In the
+        # child of a fork they are gone, and their locals go before anybody is told that this is one.
+        alone = sys.is_finalizing() or os.getpid() != self._process
+        retire = None if alone else self._retire()
         if retire is not None:
             retire(self._value)
 

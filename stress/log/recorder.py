@@ -176,6 +176,7 @@ class Recorder:
         """Send what was told since the log ended, and let the writer go; nobody may tell any more."""
         assert self._writer.stdin is not None
         self._send_messages()
+        self._send(marshal.dumps(None))
         with suppress(OSError):  # what it held goes nowhere
             self._writer.stdin.close()
         try:

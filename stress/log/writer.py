@@ -324,9 +324,15 @@ def serve(
 
 
 def hear_the_rest(pipe: BinaryIO, tale: Tale) -> None:
-    """Tell what the command line says of a run whose log has ended, until the pipe ends."""
+    """Tell what the command line says of a run whose log has ended, until it sends None, or the pipe ends.
+
+    A child that the reporter has forked may have the pipe as well, and keep it.
+    """
     for frame in read_frames(pipe):
-        tale.say(**marshal.loads(frame))  # noqa: S302 - our own parent wrote it
+        message = marshal.loads(frame)  # noqa: S302 - our own parent wrote it
+        if message is None:
+            return
+        tale.say(**message)
 
 
 def _say(message: dict[str, object]) -> None:

@@ -255,6 +255,40 @@ def test_a_child_is_refused_and_the_parents_data_stays(
         memory.free_pages(pfn)
 
 
+def test_a_fork_ends_no_thread_of_the_parent_in_the_child(
+    in_child: Callable[[Callable[[], None]], int],
+) -> None:
+    """What other threads have goes first of all in a child, page sets too, and whoever held a lock is gone."""
+    memory = build(page_sets=True)
+    assert memory.page_sets is not None
+    come, go = threading.Event(), threading.Event()
+
+    def has_a_page_set() -> None:
+        pfn = memory.alloc_pages(GFP_KERNEL, 0)
+        assert pfn is not None
+        memory.free_pages(pfn)
+        come.set()
+        go.wait(20)
+
+    def has_the_locks() -> None:
+        with memory.page_sets._mutex, memory.zones[0].lock:  # type: ignore[union-attr]
+            come.set()
+            go.wait(20)
+
+    threads = []
+    for target in (has_a_page_set, has_the_locks):
+        come.clear()
+        threads.append(threading.Thread(target=target))
+        threads[-1].start()
+        assert come.wait(20)
+    try:
+        assert in_child(lambda: None) == 0
+    finally:
+        go.set()
+        for thread in threads:
+            thread.join()
+
+
 @pytest.mark.parametrize("kind", ["anonymous", "memfd"])
 def test_a_discard_keeps_what_it_needs_while_the_memory_is_closed(
     kind: str, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import marshal
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from stress.errors import Verdict
 from stress.log import live
 from stress.log.files import BadLog, read_sums, sums_of
 from stress.log.live import Backlog, Judged, LiveJudge, LiveProof
-from stress.log.writer import LENGTH, serve
+from stress.log.tale import Tale
+from stress.log.writer import LENGTH, Pipe, hear_the_rest, serve
 from stress.run.summary import Summary
 
 SNAPSHOT: tuple[object, ...] = (16, [0, 0, 0, 0, 1], [0] * 5, [0, 0, 0], 0, [(4, 1, [16])], [], [], "11")
@@ -135,6 +137,17 @@ def test_the_writer_says_what_its_judge_finds_and_what_it_came_to(tmp_path: Path
     assert [(line["event"], line["level"], line["invariant"]) for line in tale[:1]] == [
         ("violation", "error", "S2")
     ]
+
+
+def test_the_writer_leaves_when_it_is_told_to_although_somebody_keeps_its_pipe(tmp_path: Path) -> None:
+    """A child that a reporter forks has the pipe too: its end may never come."""
+    tale = {"level": "info", "event": "note", "seconds": 1.0, "fields": {}}
+    read, write = os.pipe()
+    os.write(write, frames(tale, None).getvalue())
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        hear_the_rest(Pipe(pipe.fileno()), Tale(tmp_path))  # type: ignore[arg-type]
+    os.close(write)
+    assert len((tmp_path / "harness.ndjson").read_text().splitlines()) == 1
 
 
 def test_a_log_that_was_cut_is_not_judged_whole(tmp_path: Path) -> None:
