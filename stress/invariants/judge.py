@@ -23,7 +23,7 @@ from types import MethodType
 from typing import Any
 
 from pagealloc.mmzone import MIGRATE_ISOLATE, WMARK_LOW
-from stress.invariants.lists import Blocks, Fail, copied, frozen
+from stress.invariants.lists import Blocks, Fail, copies, frozen
 from stress.invariants.rules import REST_PASSES_MAX, calls_of_visit, starting_mark
 from stress.invariants.shadow import ShadowZone
 
@@ -62,6 +62,37 @@ class UnknownEvent(Exception):
         )
 
 
+class Copies(dict[int, ShadowZone]):
+    """Another judge's shadows, each copied when somebody comes to it: most events are about one zone, or none."""
+
+    def __init__(self, shadows: dict[int, ShadowZone], fail: Fail) -> None:
+        super().__init__(shadows)
+        self._fail = fail
+        self._own: set[int] = set()
+
+    def __getitem__(self, zone: int, /) -> ShadowZone:
+        if zone in self and zone not in self._own:
+            self[zone] = super().__getitem__(zone).twin(self._fail)
+        return super().__getitem__(zone)
+
+    def __setitem__(self, zone: int, shadow: ShadowZone, /) -> None:
+        self._own.add(zone)
+        super().__setitem__(zone, shadow)
+
+    def get(self, zone: int, default: Any = None, /) -> Any:
+        return self[zone] if zone in self else default  # noqa: SIM401 - this is that `get`
+
+    def values(self) -> list[ShadowZone]:  # type: ignore[override]
+        return [self[zone] for zone in self]
+
+    def items(self) -> list[tuple[int, ShadowZone]]:  # type: ignore[override]
+        return [(zone, self[zone]) for zone in self]
+
+    def settled(self, keep: Callable[[ShadowZone], ShadowZone]) -> dict[int, ShadowZone]:
+        """Return the shadows as they are now, those that somebody came to by way of `keep`."""
+        return {zone: keep(shadow) if zone in self._own else shadow for zone, shadow in super().items()}
+
+
 class Judge:
     """Feed it events in a possible order; `fail` hears of every invariant that one breaks."""
 
@@ -96,14 +127,15 @@ class Judge:
 
     def twin(self, fail: Fail) -> Judge:
         """Return another judge that knows the same."""
-        judge = Judge(fail)
-        vars(judge).update({name: copied(value) for name, value in vars(self).items() if name != "fail"})
-        judge.zones = {zone: shadow.twin(fail) for zone, shadow in self.zones.items()}
+        judge = object.__new__(type(self))
+        judge.__dict__ = copies(vars(self))
+        judge.fail = fail
+        judge.zones = Copies(self.zones, fail)
         return judge
 
     def key(self) -> tuple[Any, ...]:
         """Return what tells judges apart: with equal keys they judge alike whatever may come."""
-        return tuple(frozen(value) for name, value in vars(self).items() if name != "fail")
+        return frozen(vars(self), {"fail"})
 
     @property
     def handlers(self) -> dict[str, Handler]:

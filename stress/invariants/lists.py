@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Self
 
 from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_ISOLATE
@@ -12,7 +13,7 @@ Fail = Callable[[str, str], None]  # (invariant, text)
 Blocks = Sequence[Sequence[int]]  # (pfn, order) each
 NO_BLOCK = (-1, "no block that the log knows of")
 # What `lists` tells whole; nothing else of it matters.
-IN_LISTS = ("fail", "free", "type_of", "_place", "_front", "_back")
+IN_LISTS = frozenset({"fail", "free", "type_of", "_place", "_front", "_back"})
 
 FREEZE: dict[type, Callable[[Any], Any]] = {
     dict: lambda value: frozenset(value.items()),
@@ -27,10 +28,20 @@ def copied(value: Any) -> Any:
     return value.copy() if type(value) in FREEZE else value
 
 
-def frozen(value: Any) -> Any:
-    """Return what is equal for equal values, and can be a key."""
-    freeze = FREEZE.get(type(value))
-    return value if freeze is None else freeze(value)
+def copies(values: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes that do not change with these, by their names."""
+    return {name: value.copy() if type(value) in FREEZE else value for name, value in values.items()}
+
+
+def frozen(values: dict[str, Any], but: AbstractSet[str]) -> tuple[Any, ...]:
+    """Return what is equal for equal attributes, and can be a key; some are left out."""
+    return tuple(
+        [
+            FREEZE[type(value)](value) if type(value) in FREEZE else value
+            for name, value in values.items()
+            if name not in but
+        ]
+    )
 
 
 class ShadowLists:
@@ -79,14 +90,14 @@ class ShadowLists:
     def twin(self, fail: Fail) -> Self:
         """Return a shadow of another zone in the same state."""
         shadow = object.__new__(type(self))
-        shadow.__dict__ = {name: copied(value) for name, value in vars(self).items()}
+        shadow.__dict__ = copies(vars(self))
         shadow.fail = fail
         return shadow
 
     def key(self) -> tuple[Any, ...]:
         """Return what tells shadows apart: with equal keys they judge alike whatever may come."""
-        lists = tuple((at, tuple(pfns)) for at, pfns in sorted(self.lists().items()))
-        return lists, *(frozen(value) for name, value in vars(self).items() if name not in IN_LISTS)
+        lists = tuple([(at, tuple(pfns)) for at, pfns in sorted(self.lists().items())])
+        return lists, frozen(vars(self), IN_LISTS)
 
     # -- lists -----------------------------------------------------------------------------------------
 

@@ -160,6 +160,7 @@ class Kit(Setup):
         machine = self.known.machines.get(build)
         if machine is None:
             machine = self.known.machines[build] = boot(build, self.revision)
+            machine.judge = self.known.keep(machine.judge)
         self.world.lockless_writes = page_sets
         self.oracle.peeked = lockless
         self.host.inner = self.reporter

@@ -47,6 +47,7 @@ from typing import Any
 from pagealloc.mmzone import Layout
 from stress.controlled.lockdep import Lockdep
 from stress.invariants import Judge, ShadowZone
+from stress.invariants.judge import Copies
 from stress.invariants.lists import Fail
 from stress.search.machine import Build, Machine
 
@@ -102,10 +103,16 @@ class Known:
     def keep(self, judge: Judge) -> Judge:
         """Return the judge who knows the same and is kept: this one, unless there is one already."""
         judge.fail = _unheard  # it outlives this execution
-        for number, shadow in judge.zones.items():
-            shadow.fail = _unheard
-            judge.zones[number] = self.shadows.setdefault(shadow.key(), shadow)
+        zones = judge.zones
+        if isinstance(zones, Copies):
+            judge.zones = zones.settled(self._keep_shadow)
+        else:
+            judge.zones = {number: self._keep_shadow(shadow) for number, shadow in zones.items()}
         return self.judges.setdefault(judge.key(), judge)
+
+    def _keep_shadow(self, shadow: ShadowZone) -> ShadowZone:
+        shadow.fail = _unheard
+        return self.shadows.setdefault(shadow.key(), shadow)
 
 
 def _unheard(invariant: str, text: str) -> None:

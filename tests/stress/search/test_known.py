@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from pagealloc.page_flags import REPORTED
 from pagealloc.zone import Zone
 from stress.controlled.strategy import RandomWalk, make_strategy
 from stress.controlled.world import Violation, World
+from stress.invariants import Judge, ShadowZone
 from stress.mutants import planted
 from stress.search import known
 from stress.search.explore import Program, program
@@ -214,3 +216,43 @@ def test_a_search_keeps_no_execution_alive() -> None:
     verdicts(subject, 20)
     gc.collect()
     assert not [one for one in gc.get_objects() if isinstance(one, World)]
+
+
+# -- judges that know the same -----------------------------------------------------------------------------------
+
+
+def told_machine() -> tuple[Known, Judge]:
+    remembered = Known()
+    machine = boot(Build((("DMA32", 32), ("Normal", 32)), (0, 0, 0), False, LAYOUT, 0), PRESETS["v6.1"])
+    return remembered, remembered.keep(machine.judge)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda zones: zones[1],
+        lambda zones: zones.get(1),
+        lambda zones: list(zones.values())[1],
+        lambda zones: dict(zones.items())[1],
+    ],
+    ids=["by number", "by get", "among all", "among all with their numbers"],
+)
+def test_whoever_comes_to_a_zone_of_another_judge_gets_a_copy(look: Callable[[Any], ShadowZone]) -> None:
+    _, before = told_machine()
+    key = before.zones[1].key()
+    twin = before.twin(lambda invariant, text: None)
+    look(twin.zones).free.clear()
+    assert look(twin.zones).free == {}, "the same copy every time"
+    assert before.zones[1].key() == key
+
+
+def test_a_zone_that_an_event_is_not_about_is_not_copied() -> None:
+    remembered, before = told_machine()
+    pfn = before.zones[1].start_pfn
+    taken = (before, "mm_page_alloc_zone_locked", 0, 1, (pfn, 4, 1, False, 4))
+    after = remembered.judge(taken, lambda invariant, text: pytest.fail(text))
+    assert type(after.zones) is dict
+    assert after.zones[0] is before.zones[0]
+    assert after.zones[1] is not before.zones[1]
+    assert pfn in before.zones[1].free
+    assert pfn not in after.zones[1].free
