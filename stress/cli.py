@@ -16,7 +16,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from signal import SIGINT, SIGPIPE
 from traceback import print_exc
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TextIO
 
 from pagealloc import COMPILED, __version__
 from pagealloc.errors import RamError
@@ -208,10 +208,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _could_not(error: Exception) -> int:
     """Say what kept a command from being done, and return its status."""
     if isinstance(error, BrokenPipeError):  # whoever read the output has left, as `head` does
-        _drop_output()
+        _drop(sys.stdout)
         return EXIT_SIGNAL + SIGPIPE
     if isinstance(error, OSError):
-        _drop_output()
+        _drop(sys.stdout)
         where = f"{error.filename}: " if error.filename is not None else ""
         output = "output: " if error.errno == errno.ENOSPC and not where else ""
         return complain(f"{output}{where}{error.strerror or error}", EXIT_CANNOT)
@@ -221,19 +221,25 @@ def _could_not(error: Exception) -> int:
         return complain("out of memory", EXIT_CANNOT)
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return complain("no more threads can be started: a limit of this machine, see ulimit -u", EXIT_CANNOT)
-    print_exc()
+    if isinstance(error, ValueError) and "closed file" in str(error):
+        return complain("output: it was closed from within, by a reporter for one", EXIT_CANNOT)
+    with suppress(OSError, ValueError):
+        print_exc()
     return complain("this is a fault of pagealloc itself, please report it with the lines above", EXIT_CANNOT)
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     """Let what is still to be written go nowhere: the interpreter tries again when it ends."""
     with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def complain(text: str, status: int) -> int:
     """Say in one line on stderr what is wrong; returns the status."""
-    print(f"stress: {one_line(text, MESSAGE_MAX)}", file=sys.stderr)
+    try:
+        print(f"stress: {one_line(text, MESSAGE_MAX)}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # there is nobody left to be told; the status is the same
+        _drop(sys.stderr)
     return status
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from pagealloc.errors import MemoryClosed
 from pagealloc.pcp import VMSTAT_INTERVAL_S
 from pagealloc.sync import Sync, Thread
 from stress.log.recorder import Recorder
@@ -97,6 +98,10 @@ class StressRun:
     def _conduct(self) -> None:
         try:
             self._go_through()
+        except MemoryClosed as closed:  # by a reporter: nobody else has it
+            self.abandon()
+            self.rig.violations.add(f"the reporter closed the memory of the run: {closed}")
+            self._sum_up()
         except BaseException as raised:
             self.abandon()
             self._raised = raised

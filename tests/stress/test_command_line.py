@@ -76,7 +76,7 @@ def test_what_the_machine_refuses_is_no_failed_check(
         raise raised
 
     monkeypatch.setattr("stress.golden.command.command_golden", refuse)
-    monkeypatch.setattr("stress.cli._drop_output", lambda: None)
+    monkeypatch.setattr("stress.cli._drop", lambda stream: None)
     assert main(["golden", "x"]) == status
     err = capsys.readouterr().err
     assert err.startswith(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import signal
@@ -479,6 +480,40 @@ def test_a_reporter_that_goes_to_another_folder_takes_nothing_along(
     assert last.startswith("SUCCESS ")
     (folder,) = [tmp_path / "mine"] if named else (tmp_path / "runs").iterdir()
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["verdict"] == "SUCCESS"
+
+
+CLOSER = """
+import os, sys
+class Closer:
+    def start(self, memory):
+        self.memory = memory
+    def report(self, zone, batch):
+        {close}
+"""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_reporter_that_closes_the_memory_fails_the_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "closer.py").write_text(CLOSER.format(close="self.memory.close()"), encoding="utf-8")
+    assert main(arguments(tmp_path / "run", "--reporter", "closer:Closer")) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("FAILURE ")
+    assert any(line.startswith("!!! ") and "this memory is closed" in line for line in lines)
+
+
+@pytest.mark.parametrize("close", ["sys.stdout.close(); sys.stderr.close()", "os.close(1); os.close(2)"])
+def test_who_can_say_nothing_any_more_has_no_status_of_a_failed_check(
+    close: str, tmp_path: Path, start_stress: Start
+) -> None:
+    (tmp_path / "mute.py").write_text(CLOSER.format(close=close), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = arguments(tmp_path / "run", "--reporter", "mute:Closer")
+    process = start_stress(*words, env=environment)
+    process.communicate(timeout=60)
+    assert process.returncode == EXIT_CANNOT
 
 
 @pytest.fixture
