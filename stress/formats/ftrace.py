@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO, cast
@@ -63,12 +64,16 @@ class TraceEvent(NamedTuple):
         return value
 
 
+LINE_MAX = 1 << 16  # characters; no line of a trace is longer
+
+
 def read_ftrace(path: Path) -> Iterator[TraceEvent]:
     """Yield the events of a file, packed or not, in its order. Raises BadTrace, OSError when it cannot be read."""
     try:
         with open_text(path) as file:
-            yield from parse_ftrace(file, str(path))
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            # A device may have no line's end, and no end.
+            yield from parse_ftrace(iter(lambda: file.readline(LINE_MAX), ""), str(path))
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BadTrace(f"{path}: {error}, expected trace text, packed or not") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import zlib
 from pathlib import Path
 
 from pagealloc.revision import DEFAULT, PRESETS
@@ -10,6 +11,7 @@ from stress.errors import BadArgument, BadInput, Verdict
 from stress.formats.ftrace import open_text, read_ftrace
 from stress.formats.procfs import parse_zoneinfo
 from stress.golden.follow import Agreement, Block, Difference, calls_of, follow
+from stress.system.files import READ_BYTES_MAX
 
 DIFFERENCES_SHOWN = 5
 
@@ -48,8 +50,8 @@ def command_follow(arguments: argparse.Namespace) -> int:
         raise BadArgument(f"--at-least: {arguments.at_least:g}, expected a share, 0 .. 1")
     try:
         with open_text(arguments.zoneinfo) as file:
-            guest = parse_zoneinfo(file.read())
-    except (OSError, UnicodeDecodeError) as error:
+            guest = parse_zoneinfo(file.read(READ_BYTES_MAX))
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise BadInput(f"{arguments.zoneinfo}: {error}, expected /proc/zoneinfo text") from error
     try:
         calls = calls_of(read_ftrace(arguments.trace), PRESETS[arguments.preset])

@@ -170,14 +170,21 @@ def _memory_mib(arguments: argparse.Namespace, most: int) -> int:
     return int(number("--memory", arguments.memory, DEFAULT_MEMORY_MIB, MEMORY_MIB_MIN, most))
 
 
+LOAD_MAX = 1 << 20  # characters
+
+
 def read_load(path: Path | None) -> str:
     """Return the guest's load. Raises BadArgument when the file cannot be read."""
     if path is None:
         return DEFAULT_LOAD
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LOAD_MAX + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise BadArgument(f"{path}: expected lines of shell: {getattr(error, 'strerror', error)}") from error
+    if len(text) > LOAD_MAX:
+        raise BadArgument(f"{path}: expected lines of shell, {LOAD_MAX >> 20} MiB at most")
+    return text
 
 
 def accept(server: socket.socket, guest: Child) -> socket.socket:

@@ -11,11 +11,13 @@ import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 from pagealloc.mmzone import MIGRATE_MOVABLE
 from stress.errors import BadInput
 from stress.formats.procfs import MIGRATETYPE_NAMES
+from stress.system.files import READ_BYTES_MAX
 
 TYPE_ROW = re.compile(r"Node\s+(\d+), zone\s+(\w+), type\s+(\w+)\s+(.*)")
 ZONE_ROW = re.compile(r"Node\s+(\d+), zone\s+(\w+)\s*(.*)")
@@ -89,14 +91,17 @@ class ProcState:
 def read_text(path: Path) -> str:
     """Read a text file, packed or not. Raises BadState when it cannot be read."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(READ_BYTES_MAX + 1)
         if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-        return raw.decode("utf-8", "replace")
+            raw = gzip.GzipFile(fileobj=BytesIO(raw)).read(READ_BYTES_MAX + 1)
     except OSError as error:
         raise BadState(f"{path}: {error.strerror or error}") from error
     except (EOFError, zlib.error) as error:
         raise BadState(f"{path}: a broken gzip file ({error})") from error
+    if len(raw) > READ_BYTES_MAX:
+        raise BadState(f"{path}: expected {READ_BYTES_MAX >> 20} MiB of text at most")
+    return raw.decode("utf-8", "replace")
 
 
 def read_state(paths: Iterable[Path], *, lists_known: bool = False) -> ProcState:

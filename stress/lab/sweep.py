@@ -67,7 +67,8 @@ class Sweep:
         """Take over the rows that an earlier, equal sweep has left. Raises BadInput."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            # What is no text is no row of ours, as what was cut off while it was written is none.
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         except OSError as error:
             raise unwritten("--out", path, error) from error
         numbers: dict[str, list[int]] = {}
@@ -77,7 +78,7 @@ class Sweep:
             try:
                 kept = json.loads(line)
                 key, row, curve, notes = kept["point"], kept["row"], kept["curve"], kept["notes"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # cut off while it was written: computed again
             for number in numbers.get(key, ()):
                 self._take(number, row, curve, notes)

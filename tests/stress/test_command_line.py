@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -420,3 +422,38 @@ def test_figures_are_there_in_a_terminal_of_any_width(
     out = capsys.readouterr().out
     assert [out.count(figure) for figure in ("1,234,567", "89 (", "77 MiB")] == [1, 1, 1]
     assert max(map(len, out.splitlines())) <= 80
+
+
+# -- files without an end, and torn ones ----------------------------------------------------------------------
+
+
+def little_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "lab curve:/dev/zero",
+        "lab trace:/dev/zero --guest 1GiB",
+        "lab burst:64MiB --state /dev/zero",
+        "lab burst:64MiB --zoneinfo /dev/zero",
+        "follow /dev/zero tests/stress/formats/proc/zoneinfo.txt",
+        "follow TORN TORN",
+        "guest /dev/zero",
+    ],
+)
+def test_a_file_without_an_end_is_refused_in_one_line(words: str, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.txt.gz"
+    torn.write_bytes(gzip.compress(b"Node 0, zone Normal\n" * 1000)[:-9])
+    ended = subprocess.run(
+        [sys.executable, "-m", "stress", *words.replace("TORN", str(torn)).split()],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        preexec_fn=little_memory,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1), ended.stderr
+    assert len(ended.stderr) < 500

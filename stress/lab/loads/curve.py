@@ -65,11 +65,15 @@ class Curve:
         )  # type: ignore[return-value]
 
 
+LINE_MAX = 1 << 16  # characters
+
+
 def read_curve(path: Path) -> Curve:
     """Read a CSV with the columns t_s, used_mib and, if known, cached_mib. Raises BadCurve."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(line for line in file if not line.startswith("#"))
+            lines = iter(lambda: file.readline(LINE_MAX), "")  # a device may have no line's end, and no end
+            reader = csv.DictReader(line for line in lines if not line.startswith("#"))
             missing = {"t_s", "used_mib"} - set(reader.fieldnames or ())
             if missing:
                 raise BadCurve(

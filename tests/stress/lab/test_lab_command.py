@@ -495,6 +495,14 @@ def test_a_setting_that_means_nothing_is_refused_even_for_one_point(
     )
 
 
+def test_rows_that_are_no_text_are_computed_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("lab", "burst:64MiB", "--guest", "512MiB", "--seeds", "1", "--out", str(tmp_path))
+    rows = rows_of(capsys, *words)["rows"]
+    with (tmp_path / "rows.jsonl").open("r+b") as file:
+        file.write(bytes(range(128, 256)))
+    assert rows_of(capsys, *words)["rows"] == rows
+
+
 def test_a_module_of_ones_own_that_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot be loaded" in refusal(capsys, "lab", "no_such_module:load")
     assert "cannot be made" in refusal(capsys, "lab", "burst:64MiB", "--policy", "no_such_module:Policy")
