@@ -39,13 +39,18 @@ MESSAGE_MAX = 1000  # characters
 
 
 class Command(NamedTuple):
-    """A command: the module with its `add_arguments(parser)`, one line of help, examples, the extra that it needs."""
+    """A command: the module with its `add_arguments(parser)`, one line of help, examples, the extra that it needs.
+
+    `watches` is for those that put classes of their own, or faults, in the place of the allocator's: compiled code
+    takes no such things.
+    """
 
     module: str
     help: str
     examples: tuple[str, ...]
     extra: str = ""
     sums_up: bool = False  # when it is interrupted, by KeyboardInterrupt
+    watches: bool = False
 
 
 # What a command imports is imported when it is chosen: a free-threaded run must not meet greenlet, which gives the
@@ -66,6 +71,7 @@ COMMANDS = {
         "I changed something, is it right? Every instrument at once, and one verdict",
         ("check --quick", "check --json"),
         "search",
+        watches=True,
     ),
     "golden": Command(
         "stress.golden.command",
@@ -76,6 +82,7 @@ COMMANDS = {
         "stress.golden.follow_command",
         "hold our page sets against the calls of a running kernel's users",
         ("follow trace.txt.gz zoneinfo.txt --preset v6.1",),
+        watches=True,
     ),
     "bench": Command(
         "stress.bench.command",
@@ -150,6 +157,7 @@ COMMANDS = {
             "explore --mutant M-45 --save found",
         ),
         "search",
+        watches=True,
     ),
     "replay": Command(
         "stress.search.replay_command",
@@ -159,12 +167,14 @@ COMMANDS = {
             "replay failure.json --any-code --perfetto trace.json",
         ),
         "search",
+        watches=True,
     ),
     "mutants": Command(
         "stress.hunt.command",
         "show that every planted fault is found",
         ("mutants", "mutants M-17 M-45 --save found", "mutants --world real --seconds 120"),
         "search",
+        watches=True,
     ),
 }
 
@@ -271,7 +281,7 @@ def build_parser(chosen: str) -> argparse.ArgumentParser:
 
 
 def _add_arguments(parser: argparse.ArgumentParser, command: Command) -> None:
-    if COMPILED and command.extra == "search":
+    if COMPILED and command.watches:
         raise BadArgument(f"this command needs {INTERPRETED_ONLY}")
     try:
         module = import_module(command.module)

@@ -27,7 +27,7 @@ def test_the_build_says_which_it_is() -> None:
     assert provenance.versions()["compiled"] is pagealloc.COMPILED
 
 
-@pytest.mark.parametrize("command", ["explore", "replay", "mutants"])
+@pytest.mark.parametrize("command", ["check", "explore", "replay", "mutants", "follow"])
 def test_what_plants_or_watches_refuses_compiled_code(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

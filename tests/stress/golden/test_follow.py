@@ -20,6 +20,8 @@ from stress.formats.ftrace import parse_ftrace, read_ftrace
 from stress.formats.procfs import PageSetCounts, ZoneCounts, parse_zoneinfo
 from stress.golden.follow import Agreement, Call, calls_of, follow
 
+pytestmark = pytest.mark.interpreted("a zone gives nothing but its own pages")
+
 TRACE = Path(__file__).parent / "calls-6.1.txt.gz"
 ZONEINFO = Path(__file__).parents[1] / "formats" / "proc" / "zoneinfo.txt"
 
