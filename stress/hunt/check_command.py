@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from pagealloc.sync_real import RealSync
-from stress.errors import BadArgument, Verdict
+from stress.errors import BadArgument, CannotBeDone, Verdict
 from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, again, look, pieces
 from stress.pool import worker_processes
 from stress.system import terminal
@@ -40,13 +40,18 @@ def command_check(arguments: argparse.Namespace) -> int:
     todo, missing = pieces(QUICK if arguments.quick else WHOLE)
     progress = Progress(todo)
     console = Console(stderr=arguments.json)
-    with Live(progress.table(), console=console, transient=True, auto_refresh=False) as live:
-        for finding in _look_at_all(todo, arguments.jobs):
-            progress.note(finding)
-            if console.is_terminal:
-                live.update(progress.table(), refresh=True)
-            elif finding in progress.wrong and not arguments.json:
-                _alarm(console, finding)
+    try:
+        with Live(progress.table(), console=console, transient=True, auto_refresh=False) as live:
+            for finding in _look_at_all(todo, arguments.jobs):
+                progress.note(finding)
+                if console.is_terminal:
+                    live.update(progress.table(), refresh=True)
+                elif finding in progress.wrong and not arguments.json:
+                    _alarm(console, finding)
+    except CannotBeDone as error:
+        if progress.verdict is not Verdict.FAILURE:
+            raise
+        missing.append(f"the rest: {error}")  # what was found before is true all the same
     seconds = sync.monotonic() - begin_s
     if arguments.json:
         print(json.dumps(progress.as_dict(missing, seconds)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +18,7 @@ if not gil_enabled():
 pytest.importorskip("greenlet", reason="schedule search needs greenlet")
 
 from stress.cli import build_parser, main
-from stress.errors import Verdict
+from stress.errors import CannotBeDone, Verdict
 from stress.hunt import check_command
 from stress.hunt.check_command import Progress
 from stress.hunt.command import Hunt, _print_mutants
@@ -116,6 +117,21 @@ def test_whatever_was_found_is_told_once(
     assert [out.count(f"{finding.found}") for finding in wrong] == [1, 1, 1, 1]
     for finding in wrong:
         assert main_knows(again(finding.piece))
+
+
+@pytest.mark.parametrize(("verdict", "status"), [(Verdict.FAILURE, 1), (Verdict.SUCCESS, 3)])
+def test_what_was_found_before_a_process_was_killed_is_told(
+    verdict: Verdict, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look_at_some(todo: list[Piece], jobs: int) -> Iterator[Finding]:
+        yield Finding(todo[0], verdict, "", 0.1, "S1: a page", "the story")
+        raise CannotBeDone("a worker process was killed")
+
+    monkeypatch.setattr(check_command, "_look_at_all", look_at_some)
+    assert main(["check", "--quick"]) == status
+    told = capsys.readouterr()
+    assert "a worker process was killed" in told.out + told.err
+    assert ("the story" in told.out, "SUCCESS" in told.out) == (status == 1, False)
 
 
 def main_knows(command: str) -> bool:
