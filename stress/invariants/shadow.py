@@ -399,8 +399,13 @@ class ShadowZone(ShadowLists):
         self.giving_back = True
 
     def set_type(self, pfn: int, migratetype: int) -> None:
-        self.types[(pfn >> self.pageblock_order) - self._first_block] = migratetype
-        self.retyped.add(pfn >> self.pageblock_order)
+        block = pfn >> self.pageblock_order
+        self.types[block - self._first_block] = migratetype
+        self.retyped.add(block)
+        if migratetype == MIGRATE_HIGHATOMIC:
+            self.unclaimed.discard(
+                block
+            )  # what could only be stolen may still be kept as reserve, and then all of it
 
     def split(self, pfn: int, order: int) -> None:
         """Make one taken block of a range: a larger one is split around it, smaller ones become one."""

@@ -25,8 +25,20 @@ def half_full() -> Zone:
     return zone
 
 
-def claim_and_reserve(zone: Zone) -> list[Heard]:
-    """Return the records of a request that claims a pageblock for its own type and then keeps it as reserve."""
+def mostly_full() -> Zone:
+    """Return a zone in which every pageblock has 3 of its 8 pages free: too few for another type to claim it."""
+    (zone,) = Memory([ZoneSpec("Normal", PAGEBLOCKS << 3)], layout=SMALL, ram=None, page_sets=False).zones
+    taken = [zone.rmqueue_buddy(0, MIGRATE_MOVABLE) for _ in range(PAGEBLOCKS << 3)]
+    for pfn in taken:
+        if pfn & 7 < 3:
+            zone.free_pages_ok(pfn, 0)
+        else:
+            zone.lru_add(pfn)  # movable: not of a kind with what another type wants
+    return zone
+
+
+def get_and_reserve(zone: Zone) -> list[Heard]:
+    """Return the records of a request that claims or steals for its own type and then keeps the pageblock as reserve."""
     records: list[Heard] = []
 
     def trace(event: str, *fields: Any) -> None:
@@ -50,14 +62,29 @@ def moves(records: list[Heard]) -> list[int]:
 
 
 def test_a_pageblock_may_be_claimed_and_reserved_under_one_hold() -> None:
-    records = claim_and_reserve(half_full())
+    records = get_and_reserve(half_full())
     assert [records[at][2][-2] for at in moves(records)] == [MIGRATE_UNMOVABLE, MIGRATE_HIGHATOMIC]
     assert judged(records) == []
 
 
+def test_what_can_only_be_stolen_may_be_reserved_under_the_same_hold() -> None:
+    records = get_and_reserve(mostly_full())
+    assert [fields[-1] for event, _, fields in records if event == "try_to_claim_block"] == [False]
+    assert [records[at][2][-2] for at in moves(records)] == [MIGRATE_HIGHATOMIC]
+    assert judged(records) == []
+
+
+def test_a_claim_that_came_to_nothing_moves_no_page() -> None:
+    records = get_and_reserve(mostly_full())
+    retyped = next(at for at, (event, *_) in enumerate(records) if event == "set_pageblock_migratetype")
+    event, thread, fields = records[retyped]
+    records[retyped] = event, thread, (*fields[:-1], MIGRATE_UNMOVABLE)
+    assert any("the claim of its pageblock came to nothing" in text for text in judged(records))
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_move_to_another_list_than_the_pageblocks_is_noticed(which: int) -> None:
-    records = claim_and_reserve(half_full())
+    records = get_and_reserve(half_full())
     at = moves(records)[which]
     event, thread, fields = records[at]
     records[at] = event, thread, (*fields[:-2], MIGRATE_MOVABLE, fields[-1])
