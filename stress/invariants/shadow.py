@@ -403,9 +403,8 @@ class ShadowZone(ShadowLists):
         self.types[block - self._first_block] = migratetype
         self.retyped.add(block)
         if migratetype == MIGRATE_HIGHATOMIC:
-            self.unclaimed.discard(
-                block
-            )  # what could only be stolen may still be kept as reserve, and then all of it
+            # What could only be stolen may still be kept as reserve, and then all of it.
+            self.unclaimed.discard(block)
 
     def split(self, pfn: int, order: int) -> None:
         """Make one taken block of a range: a larger one is split around it, smaller ones become one."""
