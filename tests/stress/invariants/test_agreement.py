@@ -38,7 +38,7 @@ def mostly_full() -> Zone:
 
 
 def get_and_reserve(zone: Zone) -> list[Heard]:
-    """Return the records of a request that claims or steals for its own type and then keeps the pageblock as reserve."""
+    """Return the records of a request that claims or steals a block and then keeps the pageblock as reserve."""
     records: list[Heard] = []
 
     def trace(event: str, *fields: Any) -> None:
