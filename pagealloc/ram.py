@@ -215,7 +215,7 @@ class Ram:
         if offset < 0 or nr_bytes <= 0 or offset + nr_bytes > self.nr_bytes:
             self._check_process()
             text = f"range {offset:#x} + {nr_bytes:#x} is not within {self.nr_bytes:#x} bytes of RAM"
-            if self._mmap is None:
+            if not self.nr_bytes:  # what `close` changes first
                 raise MemoryClosed(f"{text}: this memory is closed")
             raise RamError(text)
 

@@ -55,7 +55,7 @@ class SpinLock:
     interpreter's own lock that knows its owner costs no more than the one that does not.
     """
 
-    __slots__ = ("__weakref__", "_lock", "in_child", "owned", "release", "try_once")
+    __slots__ = ("__weakref__", "_lock", "holds", "in_child", "owned", "release", "try_once")
 
     may_wait = False  # of `try_once`: it would park
 
@@ -65,6 +65,7 @@ class SpinLock:
         self.release = lock.release
         # What threading.Condition asks of its lock, too.
         self.owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
+        self.holds: Callable[[], int] = lock._recursion_count  # type: ignore[attr-defined]  # noqa: SLF001
         # Told in the child of a fork, when the lock is free: what it guards may have been left half done.
         self.in_child: Callable[[], None] = _nothing_else
         belongs_to_this_process(self)

@@ -192,6 +192,7 @@ class StatLock:
         "acquisitions",
         "contended",
         "hold_ns",
+        "holds",
         "number",
         "wait_ns",
     )
@@ -206,6 +207,7 @@ class StatLock:
         self.hold_ns = 0
         self._inner = inner
         self._try: Callable[[bool], bool] = getattr(inner, "try_once", inner.acquire)
+        self.holds: Callable[[], int] = getattr(inner, "holds", lambda: 1)
         self._clock_ns = sync.monotonic_ns
         self._frame = sync.frame
         self._zone_trace = zone_trace

@@ -298,8 +298,8 @@ class Zone(Marks):
 
     def leave(self, pfn: int, order: int) -> None:
         """Leave a block for the operation of this thread that is under way, which frees it on its way out."""
-        self.lock.left.append((pfn, order))
         self.lock.give = self._free_left_and_give  # or each operation had to look at the list
+        self.lock.left.append((pfn, order))  # last: what is on the list is seen to, whatever comes in between
 
     def _free_left_and_give(self) -> None:
         lock = self.lock

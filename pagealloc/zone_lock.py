@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from typing import NoReturn, Protocol, TypeVar, cast
 
 from pagealloc.errors import AnotherProcess, MemoryClosed, PageAllocError, TornZone, ZoneBusy
 from pagealloc.sync import Lock
@@ -70,6 +70,7 @@ class ZoneLock:
 
     __slots__ = (
         "give",
+        "holds",
         "inside",
         "left",
         "may_wait",
@@ -91,6 +92,8 @@ class ZoneLock:
         # The other way about: whoever left a block has it freed first, by a `give` that stands here once.
         self.give: Callable[[], None] = raw.release
         self.owned = raw.owned
+        # How many the calling thread has: more than one, of a lock that lets its owner in again.
+        self.holds: Callable[[], int] = getattr(raw, "holds", lambda: 1)
         self.inside = False  # an operation is under way, or was torn; read and written under the lock
         self.left: deque[tuple[int, int]] = deque()  # (pfn, order) of blocks that wait for the next to leave
         # What came in, AnotherProcess or MemoryClosed: nobody enters any more.
@@ -157,11 +160,17 @@ class ZoneLock:
             return
         if entered:
             self.inside = False
-        further_out = self.inside and self.refusal in (None, MemoryClosed)
-        while self.owned():
+        # Never all of them to take one again: whoever comes in between finds somebody inside, and nobody there.
+        kept = 1 if self.inside and self.refusal in (None, MemoryClosed) else 0
+        try:
+            self._give_all_but(kept)
+        except BaseException:  # it came in here, and whoever is inside gives one back, not two
+            self._give_all_but(kept)
+            raise
+
+    def _give_all_but(self, kept: int) -> None:
+        while self.owned() and self.holds() > kept:
             self.raw.release()
-        if further_out:
-            self.raw.acquire()  # whoever came in between found somebody inside, and went
 
     def abandon(self, error: BaseException, *, entered: bool) -> None:
         """Leave an operation by an exception, and shut the zone if it may be torn."""
@@ -202,6 +211,9 @@ class ZoneLock:
         """Shut the zone in the child of a fork."""
         self.refusal = AnotherProcess
         self.inside = True
+        self.take = self.give = (
+            self._refuse
+        )  # the fork may have come into an operation, whose end opens the zone
 
     def close(self) -> None:
         """Let nobody in any more, without waiting for whoever is inside; a zone that is shut stays shut as it is."""
@@ -209,7 +221,7 @@ class ZoneLock:
             self.refusal = MemoryClosed
             self.take = self._refuse
 
-    def _refuse(self, _: bool, /) -> bool:
+    def _refuse(self, *_: object) -> NoReturn:
         raise self.refused()
 
     def check(self) -> None:

@@ -84,6 +84,9 @@ class NoLock:
     def owned(self) -> bool:
         return self._holds > 0
 
+    def holds(self) -> int:
+        return self._holds
+
     def __enter__(self) -> None:
         self._holds += 1
 

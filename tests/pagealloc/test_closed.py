@@ -112,6 +112,16 @@ def _close(memory: Memory, begun: list[threading.Event]) -> None:
     memory.close()
 
 
+def test_who_looks_for_bytes_in_the_middle_of_the_closing_is_told_that_it_closes() -> None:
+    memory = build()
+    ram = memory.ram
+    assert ram is not None
+
+    ram.nr_bytes = 0  # what closing does first
+    with pytest.raises(MemoryClosed, match="this memory is closed"):
+        ram.view(ram.start_pfn)
+
+
 def test_a_core_leaves_a_memory_that_was_closed_too_early() -> None:
     with build() as memory, reporting(memory, Discard(), delay_s=1000.0) as core:
         device = core.device

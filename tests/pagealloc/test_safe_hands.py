@@ -195,6 +195,52 @@ def test_who_comes_back_inside_leaves_the_block_and_gets_none() -> None:
     assert memory.nr_free_pages() == NR_PAGES
 
 
+@pytest.mark.parametrize("order", [3, 10], ids=["in one piece", "in several"])
+def test_what_a_finalizer_is_refused_lets_nobody_else_into_its_threads_operation(order: int) -> None:
+    """Who came in found the zone entered, and nobody there, and was told that it is torn."""
+    memory = build()
+    (zone,) = memory.zones
+    pfn = memory.alloc_pages(GFP_KERNEL, order)
+    assert pfn is not None
+    raw, kept = zone.lock.raw, []
+
+    def release(give: Callable[[], None] = raw.release) -> None:
+        give()
+        kept.append(raw.owned())
+
+    raw.release = release  # type: ignore[method-assign]
+    with zone.lock:
+        memory.free_pages(pfn, order)
+        with pytest.raises(pagealloc.errors.PageOnPageSet):
+            memory.free_pages(pfn, order)
+        with pytest.raises(ZoneBusy):
+            zone.set_watermarks(0, 0, 0)
+        assert kept
+        assert all(kept)
+
+
+@pytest.mark.interpreted("no exception comes between two instructions")
+@pytest.mark.parametrize("order", [3, 10], ids=["in one piece", "in several"])
+def test_wherever_an_exception_comes_into_a_finalizer_its_thread_stays_inside(order: int) -> None:
+    """The interpreter swallows it, and the operation goes on."""
+    place = 1
+    while True:
+        memory = build()
+        (zone,) = memory.zones
+        pfn = memory.alloc_pages(GFP_KERNEL, order)
+        assert pfn is not None
+        with zone.lock:
+            interrupted = interrupt_at(place, lambda: memory.free_pages(pfn, order))  # noqa: B023
+            assert zone.lock.owned(), place
+        assert not zone.lock.locked(), place
+        assert zone.nr_left_pages() == 0, place
+        if not interrupted:
+            break
+        place += 1
+    assert place > 50
+    assert memory.nr_free_pages() == NR_PAGES
+
+
 def test_a_signal_handler_frees_wherever_it_lands() -> None:
     memory = build()
     held: list[int] = []
@@ -253,6 +299,25 @@ def test_a_child_is_refused_and_the_parents_data_stays(
             assert in_child(child) == 0
         assert bytes(memory.view(pfn)[:5]) == b"hello"
         memory.free_pages(pfn)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_in_the_middle_of_an_operation_leaves_no_zone_open_in_the_child(
+    in_child: Callable[[Callable[[], None]], int],
+) -> None:
+    """A finalizer that forks: in the child, too, the operation goes on to its end."""
+    memory = build()
+    (zone,) = memory.zones
+
+    def child() -> None:
+        with suppress(AnotherProcess):
+            zone.lock.release()  # as the operation does
+        with pytest.raises(AnotherProcess, match="parent"):
+            memory.alloc_pages(GFP_KERNEL, 0)
+
+    with zone.lock:
+        assert in_child(child) == 0
+    assert memory.alloc_pages(GFP_KERNEL, 0) is not None
 
 
 def test_a_fork_ends_no_thread_of_the_parent_in_the_child(
