@@ -88,7 +88,12 @@ def probe(python: str) -> tuple[str, bool]:
     """Ask a Python which pagealloc it has: its file, and whether it is compiled. Raises BadArgument without one."""
     try:
         ended = subprocess.run(  # noqa: S603 - the user names it
-            [python, "-I", "-c", PROBE], capture_output=True, text=True, timeout=PROBE_S, check=False
+            [python, "-I", "-c", PROBE],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROBE_S,
+            check=False,
         )
     except OSError as error:
         raise BadArgument(f"--compiled {python}: {error.strerror}, expected a Python") from error
@@ -97,9 +102,13 @@ def probe(python: str) -> tuple[str, bool]:
             f"--compiled {python}: no answer in {PROBE_S:g} s, expected that of a Python"
         ) from error
     if ended.returncode == 0 and ended.stdout.startswith(ANSWER):
-        file, compiled = json.loads(ended.stdout.removeprefix(ANSWER))
-        return file, compiled
-    said = one_line((ended.stderr.strip().splitlines() or ["it says nothing"])[-1], LONGEST)
+        with suppress(
+            ValueError
+        ):  # an environment that says something of its own would do so among the rows, too
+            file, compiled = json.loads(ended.stdout.removeprefix(ANSWER))
+            return file, compiled
+    lines = f"it says nothing\n{ended.stdout}\n{ended.stderr}".strip().splitlines()
+    said = one_line(lines[-1], LONGEST)
     raise BadArgument(
         f"--compiled {python}: it has no pagealloc that can be imported ({said}), "
         f"expected the compiled build: {how_to_install(python)}"

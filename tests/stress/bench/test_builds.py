@@ -71,6 +71,9 @@ def test_the_compiled_build_of_this_source_is_taken(fake: Fake) -> None:
             "no pagealloc that can be imported (ModuleNotFoundError: No module",
         ),
         ({"probe": "pass"}, "no pagealloc that can be imported (it says nothing)"),
+        ({"probe": f"print({ANSWER + '[1, true]'!r}, 'bye', sep=chr(10))"}, "can be imported (bye)"),
+        ({"probe": f"print({ANSWER + '[]'!r})"}, "can be imported (pagealloc of [])"),
+        ({"probe": "sys.stdout.buffer.write(b'caf' + bytes([233]))"}, "can be imported (caf"),
     ],
 )
 def test_what_is_no_compiled_build_is_one_line(
