@@ -26,6 +26,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "fingerprint": (str,),
     "scenario": (str,),
     "preset": (str,),
+    "memory": (str,),
     "mutant": (str, type(None)),
     "invariant": (str,),
     "text": (str,),

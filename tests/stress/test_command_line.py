@@ -262,6 +262,8 @@ def test_a_replay_file_without_an_end_is_not_read_to_its_end(
         ("preset", ["v6.1"]),
         ("scenario", None),
         ("mutant", 5),
+        ("memory", None),
+        ("memory", ["sc"]),
         ("text", None),
         ("schedule", {"0": 1}),
         ("schedule", [-1]),
@@ -278,6 +280,7 @@ def test_a_field_of_another_kind_is_named(
     path = tmp_path / "failure.json"
     replay.save(path, replay.Failure("free-the-buddy", "v6.1", None, "sc", "S1", "words", [0, 1], 1))
     content = json.loads(path.read_text(encoding="utf-8"))
+    assert {"format", "version", *replay.FIELDS} == set(content), "every field is of some kind"
     path.write_text(json.dumps({**content, field: value}), encoding="utf-8")
     assert main(["replay", str(path)]) == 2
     err = capsys.readouterr().err
