@@ -138,6 +138,13 @@ def test_the_zone_lock_spins_under_a_gil_only() -> None:
     assert isinstance(RealSync().spinlock("zone"), ParkingLock) != gil_enabled()
 
 
+def test_a_lock_tells_how_often_its_owner_has_it_where_the_interpreter_does_not() -> None:
+    lock = threading.RLock()
+    for expected in range(3):
+        assert sync_real._holds_told(lock) == expected
+        lock.acquire()
+
+
 @pytest.mark.parametrize("yields", [0, 5])
 def test_who_has_spun_long_enough_parks(
     yields: int, monkeypatch: pytest.MonkeyPatch, join_all: Callable[..., None]
