@@ -220,6 +220,16 @@ class StatLock:
         """The lock that does the work."""
         return self._inner
 
+    @property
+    def in_child(self) -> Callable[[], None]:
+        """What the lock that does the work tells of a fork; AttributeError where it tells nobody."""
+        told: Callable[[], None] = self._inner.in_child  # type: ignore[attr-defined]
+        return told
+
+    @in_child.setter
+    def in_child(self, told: Callable[[], None]) -> None:
+        self._inner.in_child = told  # type: ignore[attr-defined]
+
     def acquire(self, blocking: bool = True, /) -> bool:
         if self._try(False):
             self._since_ns = self._clock_ns()

@@ -20,6 +20,7 @@ from pagealloc import GFP_KERNEL, Memory, Zone, ZoneSpec, validate
 from pagealloc.errors import AnotherProcess, RamError, TornZone, ZoneBusy
 from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_UNMOVABLE
 from pagealloc.ram import Ram
+from pagealloc.tracepoints import StatLock
 
 HOME = str(Path(pagealloc.__file__).parent)
 NR_PAGES = 4096
@@ -302,12 +303,15 @@ def test_a_child_is_refused_and_the_parents_data_stays(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("counted", [False, True], ids=["plain", "with a lock that counts"])
 def test_a_fork_in_the_middle_of_an_operation_leaves_no_zone_open_in_the_child(
-    in_child: Callable[[Callable[[], None]], int],
+    in_child: Callable[[Callable[[], None]], int], counted: bool
 ) -> None:
     """A finalizer that forks: in the child, too, the operation goes on to its end."""
     memory = build()
     (zone,) = memory.zones
+    if counted:
+        zone.use_lock(StatLock(zone.lock.raw, memory.sync, zone.number, None, None))
 
     def child() -> None:
         with suppress(AnotherProcess):
