@@ -14,17 +14,10 @@ from typing import Self
 from pagealloc.errors import (
     BadPage,
     CorruptPageSet,
-    DoubleFree,
-    ForeignPfn,
     NotAllocated,
     NotInFlight,
-    PageInFlight,
-    PageOnPageSet,
-    UnalignedPfn,
-    WrongOrder,
     ZoneBusy,
 )
-from pagealloc.marks import Marks
 from pagealloc.mmzone import (
     ALLOC_HIGHATOMIC_LISTS,
     FPI_SKIP_REPORT_NOTIFY,
@@ -37,17 +30,15 @@ from pagealloc.mmzone import (
     WMARK_MIN,
     Layout,
 )
+from pagealloc.names import Names
 from pagealloc.page_flags import (
     ALLOCATED,
-    BUDDY,
     IN_FLIGHT,
     KIND_MASK,
     LRU,
-    OFFLINE,
     ON_PAGE_SET,
     OWNED_MASK,
     TAIL,
-    describe,
 )
 from pagealloc.ram import Ram
 from pagealloc.revision import Revision
@@ -55,7 +46,7 @@ from pagealloc.sync import Lock, Sync
 from pagealloc.zone_lock import ZoneLock, whole
 
 
-class Zone(Marks):
+class Zone(Names):
     """Pages `start_pfn` .. `end_pfn` - 1 of one kind of memory.
 
     Built empty: `memblock_free_all` puts the pages on the lists, once.
@@ -64,7 +55,6 @@ class Zone(Marks):
     __slots__ = (
         "below_high",
         "lock",
-        "name",
         "node",
         "number",
         "ram",
@@ -154,7 +144,10 @@ class Zone(Marks):
             lock.inside = False
             lock.give()
         except BaseException as error:
-            lock.abandon(error, entered=entered)
+            try:
+                lock.abandon(error, entered=entered)
+            finally:
+                lock.abandon(error, entered=entered)  # a second one may have come into the first
             if pfn >= 0 and lock.refusal is None:
                 self.free_pages_ok(pfn, order)  # nobody was told of it
             raise
@@ -199,7 +192,10 @@ class Zone(Marks):
                 taken.append(self.base_pfn + index)
             lock.release()
         except BaseException as error:
-            lock.abandon(error, entered=entered)
+            try:
+                lock.abandon(error, entered=entered)
+            finally:
+                lock.abandon(error, entered=entered)  # a second one may have come into the first
             raise
         return taken
 
@@ -232,7 +228,10 @@ class Zone(Marks):
             lock.inside = False
             lock.give()
         except BaseException as error:
-            lock.abandon(error, entered=entered)
+            try:
+                lock.abandon(error, entered=entered)
+            finally:
+                lock.abandon(error, entered=entered)  # a second one may have come into the first
             raise
 
     @whole
@@ -273,7 +272,10 @@ class Zone(Marks):
             corrupt = self._free_resting(blocks)
             lock.release()
         except BaseException as error:
-            lock.abandon(error, entered=entered)
+            try:
+                lock.abandon(error, entered=entered)
+            finally:
+                lock.abandon(error, entered=entered)  # a second one may have come into the first
             raise
         if corrupt is not None:
             raise corrupt
@@ -328,44 +330,7 @@ class Zone(Marks):
         """Return the pages of blocks that wait for the next operation, at about this moment."""
         return sum([1 << order for _, order in self.lock.left.copy()])
 
-    # -- what the caller may name ----------------------------------------------------------------------
-
-    def check_range(self, pfn: int, order: int) -> None:
-        """Raise BadPage unless `pfn` is a multiple of 2**order and the block lies in the zone."""
-        if not 0 <= order < self.layout.nr_orders:
-            expected = f"an order of 0 .. {self.layout.top_order}"
-            raise WrongOrder(pfn, order, "named with an order that no block has", expected)
-        if not (self.start_pfn <= pfn and pfn + (1 << order) <= self.end_pfn):
-            expected = f"a block within pfn {self.start_pfn:#x} .. {self.end_pfn - 1:#x}"
-            raise ForeignPfn(pfn, order, f"not wholly in zone {self.name}", expected)
-        if pfn & ((1 << order) - 1):
-            expected = f"a multiple of {1 << order:#x}"
-            raise UnalignedPfn(pfn, order, self.describe_page(pfn), expected)
-
-    def describe_page(self, pfn: int) -> str:
-        """Say in words what the page is, with its zone."""
-        index = pfn - self.base_pfn
-        head, _ = self.block_of(index)
-        if head < 0:
-            return f"{describe(self.state[index])} ({self.name})"
-        where = f" in zone {self.name}"
-        if head != index:
-            where += f", as part of the block at pfn {self.base_pfn + head:#x}"
-        return describe(self.state[head]) + where
-
-    def bad_free(self, pfn: int, order: int) -> BadPage:
-        """Build the error for a free of something else than an allocated block of this order."""
-        head, _ = self.block_of(pfn - self.base_pfn)
-        kind = self.state[head] & KIND_MASK if head >= 0 else OFFLINE
-        raised: dict[int, type[BadPage]] = {
-            BUDDY: DoubleFree,
-            ALLOCATED: WrongOrder,
-            LRU: WrongOrder,
-            ON_PAGE_SET: PageOnPageSet,
-            IN_FLIGHT: PageInFlight,
-        }
-        error = raised.get(kind, NotAllocated)
-        return error(pfn, order, self.describe_page(pfn), f"a block of order {order} allocated at this pfn")
+    # -- what becomes of allocated blocks --------------------------------------------------------------
 
     @whole
     def lru_add(self, pfn: int) -> None:

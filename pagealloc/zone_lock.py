@@ -59,7 +59,10 @@ def whole(operation: Operation) -> Operation:
             return operation(zone, *arguments, **named)
         except BaseException as error:
             if not further_out:
-                lock.let_go(error)
+                try:
+                    lock.let_go(error)
+                finally:
+                    lock.let_go(error)  # a second one may have come into the first
             raise
 
     return cast("Operation", whole_operation)

@@ -13,11 +13,13 @@ import random
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
-from pagealloc import GFP_KERNEL, Memory, TornZone, ZoneSpec, validate
+from pagealloc import GFP_KERNEL, Memory, TornZone, Zone, ZoneSpec, validate
+from pagealloc.zone_lock import ZoneLock
 
 COUNT = max(
     1, int(os.environ.get("PAGEALLOC_EXCEPTIONS", "600")) // 6
@@ -105,6 +107,49 @@ def test_an_interrupt_at_a_random_moment_leaves_no_lock_held_and_no_unmarked_tea
         signal.signal(signal.SIGALRM, before)
     assert torn
     print(f"{COUNT} interrupts {kind}: {torn} torn zones, all marked")
+
+
+WAYS_IN: dict[str, tuple[bool, str, Callable[[Memory, int], object]]] = {
+    "rmqueue_buddy": (False, "rmqueue_smallest", lambda memory, _: memory.alloc_pages(GFP_KERNEL)),
+    "free_pages_ok": (False, "free_one_page", lambda memory, pfn: memory.free_pages(pfn, 9)),
+    "rmqueue_bulk": (True, "rmqueue_smallest", lambda memory, _: memory.alloc_pages(GFP_KERNEL)),
+    "free_pcppages_bulk": (True, "free_one_page", lambda memory, _: memory.drain_all_pages()),
+    "by with": (False, "set_migratetype_isolate", lambda memory, pfn: memory.zones[0].isolate_pageblock(pfn)),
+}
+
+
+@pytest.mark.interpreted("no method is replaced")
+@pytest.mark.parametrize("way_in", WAYS_IN)
+def test_a_second_exception_on_the_way_out_of_the_first_leaves_no_lock_held(
+    way_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine, where the next signal has come before the first one's lock is given back."""
+    page_sets, inner, use = WAYS_IN[way_in]
+    memory = Memory([ZoneSpec("Normal", 8192)], ram=None, page_sets=page_sets)
+    (zone,) = memory.zones
+    pfn = memory.alloc_pages(GFP_KERNEL, 9)
+    assert pfn is not None
+    if page_sets:  # something rests on them, to be drained, and an empty list, to be filled
+        memory.free_pages(pfn, 9)
+        memory.free_pages(memory.alloc_pages(GFP_KERNEL, 1) or 0, 1)
+    note, notes = ZoneLock._note, []
+
+    def first(*_: object) -> None:
+        raise Stop
+
+    def second(lock: ZoneLock, error: BaseException) -> None:
+        notes.append(error)
+        if len(notes) == 1:
+            raise Stop
+        note(lock, error)
+
+    monkeypatch.setattr(Zone, inner, first)
+    monkeypatch.setattr(ZoneLock, "_note", second)
+    with pytest.raises(Stop):
+        use(memory, pfn)
+    assert not zone.lock.locked()
+    with pytest.raises(TornZone):
+        memory.alloc_pages(GFP_KERNEL)
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
