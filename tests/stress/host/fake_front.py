@@ -117,5 +117,7 @@ class FakeFront:
         """Hand a batch over and wait until it comes back."""
         before = len(self.used())
         self.post(ranges)
+        # The interrupt in any case: it comes after the batch, and would be taken for another one's.
+        assert self.await_call(), "the batch does not come back"
         while len(self.used()) == before:
             assert self.await_call(), "the batch does not come back"

@@ -52,6 +52,7 @@ class Served:
         return self.host
 
     def close(self) -> None:
+        self.host._left = True  # a deaf device does not hear that the guest leaves
         self.end()
         self.front.close()
 
@@ -239,7 +240,6 @@ def test_a_deaf_device_reads_nothing_more(serve: Serve) -> None:
     served.front.connection.settimeout(0.2)
     with pytest.raises(TimeoutError):
         served.front.word(wire.GET_FEATURES)
-    served.host._left = True  # a deaf device does not hear that the guest leaves
 
 
 def test_a_device_that_dies_closes_the_connection(serve: Serve) -> None:
