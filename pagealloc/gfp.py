@@ -19,7 +19,7 @@ from pagealloc.mmzone import (
 
 GFP_DMA: Final = 0x01
 GFP_HIGHMEM: Final = 0x02
-GFP_DMA32 = 0x04
+GFP_DMA32: Final = 0x04
 GFP_MOVABLE: Final = 0x08
 GFP_RECLAIMABLE: Final = 0x10
 GFP_HIGH: Final = 0x20

@@ -21,9 +21,8 @@ from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_PCPTYPES, PAGE_SHIFT
 from pagealloc.revision import Revision
 
 PCP_BATCH_SCALE_MAX: Final = 5  # refills double five times at most, and a tuned drain stays below batch << 5
-PAGE_ALLOC_COSTLY_ORDER: Final = (
-    3  # orders above it are whole pageblocks on a set, and no hindrance to merging
-)
+# Orders above it are whole pageblocks on a set, and no hindrance to merging.
+PAGE_ALLOC_COSTLY_ORDER: Final = 3
 CPUS: Final = 4  # of a machine that does not say
 HIGH_MAX_FRACTION: Final = 8  # of a zone may rest on all sets together (MIN_PERCPU_PAGELIST_HIGH_FRACTION)
 

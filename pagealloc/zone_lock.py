@@ -214,9 +214,8 @@ class ZoneLock:
         """Shut the zone in the child of a fork."""
         self.refusal = AnotherProcess
         self.inside = True
-        self.take = self.give = (
-            self._refuse
-        )  # the fork may have come into an operation, whose end opens the zone
+        # The fork may have come into an operation, whose end opens the zone.
+        self.take = self.give = self._refuse
 
     def close(self) -> None:
         """Let nobody in any more, without waiting for whoever is inside; a zone that is shut stays shut as it is."""

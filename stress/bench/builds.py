@@ -102,9 +102,8 @@ def probe(python: str) -> tuple[str, bool]:
             f"--compiled {python}: no answer in {PROBE_S:g} s, expected that of a Python"
         ) from error
     if ended.returncode == 0 and ended.stdout.startswith(ANSWER):
-        with suppress(
-            ValueError
-        ):  # an environment that says something of its own would do so among the rows, too
+        # An environment that says something of its own would do so among the rows, too.
+        with suppress(ValueError):
             file, compiled = json.loads(ended.stdout.removeprefix(ANSWER))
             return file, compiled
     lines = f"it says nothing\n{ended.stdout}\n{ended.stderr}".strip().splitlines()

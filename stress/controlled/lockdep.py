@@ -23,9 +23,8 @@ class Lockdep:
 
     def __init__(self) -> None:
         self.edges: dict[str, set[str]] = {}
-        self._fine: set[tuple[str, str]] = (
-            set()
-        )  # names of locks of which the second was taken after the first
+        # Names of locks of which the second was taken after the first, and may be.
+        self._fine: set[tuple[str, str]] = set()
 
     def acquired(self, world: World, task: Task, name: str) -> None:
         """Note that a task, with others held, took the lock of this name.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-WIDTH_MIN = (
-    80  # columns; also what there is in a pipe. Every table of a result has room for its figures in so many
-)
+# Columns; also what there is in a pipe. Every table of a result has room for its figures in so many.
+WIDTH_MIN = 80
 
 
 def console() -> Console:
