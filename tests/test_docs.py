@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pagealloc.revision import PRESETS
 from stress.cli import COMMANDS
 from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
+from workers.policies import POLICIES
+from workers.reporters import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -55,6 +58,11 @@ def missing_paths(text: str) -> Complaints:
     ]
 
 
+def unnamed(names: list[str], text: str) -> Complaints:
+    """Complain of a name that no piece of code in the text begins with."""
+    return [name for name in names if f"`{name}`" not in text and f"`{name}:" not in text]
+
+
 def rows(text: str) -> dict[str, str]:
     """Return the first two columns of all tables."""
     return {name: words for name, words in ROW.findall(text) if name not in ("---", "name", "fault")}
@@ -73,6 +81,19 @@ def test_the_readme_is_short_and_has_every_command() -> None:
 
     assert len(text.splitlines()) <= README_LINES_MAX
     assert [command for command in COMMANDS if f"stress {command}" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("document", "names"),
+    [
+        ("docs/RUNS.md", list(SHIPPED)),
+        ("docs/LAB.md", list(POLICIES)),
+        ("docs/ARCHITECTURE.md", list(PRESETS)),
+    ],
+    ids=["reporters", "policies", "presets"],
+)
+def test_what_can_be_chosen_by_its_name_is_in_the_documents(document: str, names: list[str]) -> None:
+    assert unnamed(names, text_of(document)) == []
 
 
 def test_each_invariant_is_in_its_list_in_the_words_of_the_program() -> None:
@@ -106,6 +127,7 @@ def test_each_of_the_64_mistakes_is_planted_or_said_to_be_out_of_reach() -> None
             "[a](docs/NOTHING.md)",
         ),
         (lambda text: broken_links(text, ROOT), "[a](README.md#see-it)", "[a](README.md#see-nothing)"),
+        (lambda text: unnamed(["age", "flush"], text), "`age:S` and `flush`", "`aged` and `flush`"),
         (missing_paths, "`stress/cli.py`, `workers/`, `stress/ROOM/command.py`", "`stress/cly.py`"),
     ],
 )

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 
 import pytest
+import sync_suite
 from sync_suite import CHECKS, SHORT_S
 
 from pagealloc import RealSync, Sync, sync_real
 from pagealloc.sync_real import ParkingLock, SpinLock, gil_enabled
 
 PATIENCE_S = 20.0
+CROWDED_ROUNDS = 20_000
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -29,6 +31,29 @@ def test_in_the_real_world_without_spinning(
     monkeypatch.setattr(sync_real, "YIELDS_BEFORE_PARKING", 0)
     monkeypatch.setattr(RealSync, "spinlock", lambda _self, _name: SpinLock())
     check(RealSync())
+
+
+class LockedAtomics(RealSync):
+    """A world with the atomics of an interpreter without a GIL, whichever this one is."""
+
+    def atomic(self, name: str, value: int) -> sync_real.RealAtomic:
+        return sync_real.RealAtomic(value)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        sync_suite.additions_at_the_same_time_take_effect_one_by_one,
+        sync_suite.exchanges_at_the_same_time_form_one_chain,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_atomics_lose_nothing_in_a_crowd(
+    check: Callable[[Sync], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enough rounds that threads without a GIL are at it together, whoever starts first."""
+    monkeypatch.setattr(sync_suite, "ROUNDS", CROWDED_ROUNDS)
+    check(LockedAtomics())
 
 
 # -- a check that cannot fail proves nothing -----------------------------------------------------------

@@ -16,6 +16,7 @@ from workers.workqueue import DelayedWork, Workqueue
 
 PATIENCE_S = 20.0
 LONG_S = 3600.0
+SHORT_S = 0.1
 
 
 @pytest.fixture
@@ -158,6 +159,50 @@ def test_a_work_is_not_pending_while_it_runs_but_not_idle_either(unstarted: Work
     unstarted.run_now(work)
     assert seen == [(False, False)]
     assert unstarted.idle(work)
+
+
+class HalfBegun(DelayedWork):
+    """A work that is held where it is armed no more and does not run yet, until somebody has looked or may not."""
+
+    __slots__ = ("_due", "half", "seen")
+
+    def __init__(self) -> None:
+        self._due: tuple[float, int] | None = None
+        self.half = threading.Event()
+        self.seen = threading.Event()
+        super().__init__("half begun", lambda: None)
+
+    @property
+    def due(self) -> tuple[float, int] | None:
+        return self._due
+
+    @due.setter
+    def due(self, due: tuple[float, int] | None) -> None:
+        begins = self._due is not None and due is None
+        self._due = due
+        if begins:
+            self.half.set()
+            # Nobody may see it as it is: that this is waited out is what is hoped for.
+            self.seen.wait(SHORT_S)
+
+
+def test_a_work_that_begins_is_idle_at_no_moment(unstarted: Workqueue) -> None:
+    work = HalfBegun()
+    unstarted.queue_delayed_work(work, 0.0)
+    answers: list[bool] = []
+
+    def look() -> None:
+        assert work.half.wait(PATIENCE_S)
+        answers.append(unstarted.idle(work))
+        work.seen.set()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    with unstarted._changed:
+        unstarted._begin(work)
+    work.seen.wait(PATIENCE_S)
+    looking.join(PATIENCE_S)
+    assert answers == [False]
 
 
 def test_a_work_may_queue_itself_again_from_inside(unstarted: Workqueue) -> None:
