@@ -12,12 +12,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from pagealloc.revision import DEFAULT
 from pagealloc.sync_real import RealSync
 from stress.errors import BadArgument, CannotBeDone, Verdict
 from stress.hunt.pieces import KINDS, QUICK, WHOLE, Finding, Piece, again, look, pieces
 from stress.pool import worker_processes
 from stress.system import terminal
 from stress.system.files import temporary_folder
+
+EXACT_VALUES = ("vectors:", "stats:", "exception:")  # what a finding by them begins with
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +89,22 @@ class Progress:
         """What found something, or could not decide."""
         return [finding for finding in self.findings if finding.verdict is not Verdict.SUCCESS]
 
+    @property
+    def clearest(self) -> Finding:
+        """What tells best what is wrong: a broken rule in a schedule, in the fewest words."""
+        _, schedules, _, _ = KINDS
+        return min(
+            self.wrong,
+            key=lambda finding: (
+                finding.verdict is not Verdict.FAILURE,
+                finding.piece.kind != schedules,
+                KINDS.index(finding.piece.kind),
+                finding.found.startswith(EXACT_VALUES),
+                finding.piece.preset != DEFAULT.name,
+                len(finding.story),
+            ),
+        )
+
     def table(self) -> Table:
         """Draw a row for each kind: pieces done, the last one's figures, what was found first."""
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -131,7 +150,7 @@ def _where(finding: Finding) -> str:
 
 
 def _print(progress: Progress, missing: list[str], seconds: float, *, told: bool) -> None:
-    """Print what was found, unless it was `told` as it was found, the first story in full, the table, and the verdict.
+    """Print what was found, unless it was `told` as it was found, the clearest story, the table, and the verdict.
 
     Behind the verdict is what tells that story again.
     """
@@ -140,13 +159,14 @@ def _print(progress: Progress, missing: list[str], seconds: float, *, told: bool
     for finding in () if told else wrong:
         _alarm(console, finding)
     if wrong:
-        story = f"\n{_where(wrong[0])}\n{wrong[0].story}\n"
+        clearest = progress.clearest
+        story = f"\n{_where(clearest)}\n{clearest.story}\n"
         console.print(story, highlight=False, markup=False, soft_wrap=True)
     console.print(progress.table(), highlight=False, markup=False)
     for text in missing:
         console.print(f"note: without {text}", highlight=False, markup=False, soft_wrap=True)
     count = f"{len(progress.findings)} looks, {len(wrong)} of them found something"
-    next_step = f"; the first again with: {again(wrong[0].piece)}" if wrong else ""
+    next_step = f"; this one again with: {again(clearest.piece)}" if wrong else ""
     console.print(
         f"{progress.verdict} {count} ({seconds:.0f} s){next_step}",
         style=progress.verdict.style,

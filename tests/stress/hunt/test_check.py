@@ -80,6 +80,22 @@ def test_one_verdict_is_made_of_all(verdicts: list[Verdict], verdict: Verdict) -
     assert progress.verdict is verdict
 
 
+def test_the_story_that_is_told_is_the_one_that_names_the_cause_in_the_fewest_words() -> None:
+    progress = Progress([])
+    by_rank = [
+        Finding(Piece(SCHEDULES, "a"), Verdict.FAILURE, "", 0.0, "S13: a page", "short"),
+        Finding(Piece(SCHEDULES, "a"), Verdict.FAILURE, "", 0.0, "S13: a page", "it is longer"),
+        Finding(Piece(SCHEDULES, "a", preset="v5.7"), Verdict.FAILURE, "", 0.0, "S13: a page", "short"),
+        Finding(Piece(SCHEDULES, "a"), Verdict.FAILURE, "", 0.0, "vectors: 1, expected 2", "short"),
+        Finding(Piece(GOLDEN, "a"), Verdict.FAILURE, "", 0.0, "1 failed", "short"),
+        Finding(Piece(TESTS, "a"), Verdict.FAILURE, "", 0.0, "FAILED", ""),
+        Finding(Piece(SCHEDULES, "a"), Verdict.CANNOT_DECIDE, "", 0.0, "who knows", ""),
+    ]
+    for finding in reversed(by_rank):
+        progress.note(finding)
+        assert progress.clearest is finding
+
+
 def test_a_check_that_finds_something_fails_and_says_where(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
