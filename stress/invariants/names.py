@@ -15,7 +15,7 @@ INVARIANTS = {
     "S6": "a list's migratetype is one that its blocks may have; since v6.10 that of their pageblocks",
     "S7": "a block of several pageblocks spans only types that may merge",
     "S8": "a page loses Reported before it stops being free",
-    "S9": "lists change only under their zone's lock, and no zone lock is held while a reporter runs",
+    "S9": "lists and marks change only under their zone's lock, and no zone lock is held while a reporter runs",
     "S10": "a block in flight is nobody's: on no list, never allocated, in one batch once",
     "S11": "a batch has 1 to capacity blocks of one zone, aligned, of the orders asked for, none withheld",
     "S12": "while the host has a block nobody else touches it, and afterwards nobody relies on its content",

@@ -185,9 +185,14 @@ class ShadowZone(ShadowLists):
         self._merge(pfn, order, migratetype, merged_pfn, merged_order, to_tail)
 
     def drained(self, pfn: int, order: int, migratetype: int) -> None:
-        """Hear that the block freed just before came from a page set, which may remember an old type of it."""
+        """Hear that the block freed just before came from a page set, which may remember an old type of it.
+
+        Not in a pageblock that is withheld by now, of which nothing may go elsewhere.
+        """
         del order
         if self.strayed == (pfn, migratetype):
+            if self.block_type(pfn) == MIGRATE_ISOLATE:
+                self._judge_strayed()
             self.strayed = None
 
     def _judge_strayed(self) -> None:

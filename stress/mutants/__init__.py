@@ -3,7 +3,8 @@
 Each has a number of its own; a letter behind the number is one more way to make the same mistake. Nearly all
 are written as the diff that a bad patch would be (see `planting`). Nothing outside this folder knows them.
 
-One module for each kind: `flags`, `races`, `batches`, `visits`, `states`, `life`, `rest`, `types`.
+One module for each kind: `flags`, `races`, `batches`, `visits`, `states`, `life`, `rest`, `types`,
+`company`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stress.mutants.batches import BATCHES
+from stress.mutants.company import COMPANY
 from stress.mutants.flags import FLAGS
 from stress.mutants.life import LIFE
 from stress.mutants.planting import Edit, Mutant, StaleMutant, install
@@ -23,7 +25,17 @@ from stress.mutants.visits import VISITS
 
 __all__ = ["MUTANTS", "NOT_EXPRESSIBLE", "Edit", "Mutant", "StaleMutant", "planted"]
 
-MUTANTS: dict[str, Mutant] = {**FLAGS, **RACES, **BATCHES, **VISITS, **STATES, **LIFE, **REST, **TYPES}
+MUTANTS: dict[str, Mutant] = {
+    **FLAGS,
+    **RACES,
+    **BATCHES,
+    **VISITS,
+    **STATES,
+    **LIFE,
+    **REST,
+    **TYPES,
+    **COMPANY,
+}
 
 NOT_EXPRESSIBLE = {
     "M-4a": "Buddy and Reported share one byte: no reader without the lock sees one cleared before the other",

@@ -54,6 +54,11 @@ class WatchedZone(Zone):
             if first != pfn:
                 self._fail("S19", f"a list is turned to pfn {pfn:#x}, and begins with pfn {first:#x}")
 
+    def marks_changed(self) -> None:
+        super().marks_changed()
+        if self._fail is not None and not self.lock.owned():  # no event tells of a boost
+            self._fail("S9", f"the marks of zone {self.name} change without its lock")
+
     def rmqueue_buddy(self, order: int, migratetype: int, alloc_flags: int = 0) -> int:
         pfn = Zone.rmqueue_buddy(self, order, migratetype, alloc_flags)
         if pfn >= 0 and self._fail is not None and bears_reported(self, pfn):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pagealloc.inventory import set_uptodate
 from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE, MIGRATE_UNMOVABLE, Layout
 from pagealloc.zone import Zone
@@ -286,6 +288,21 @@ def no_memory_for_the_worker(kit: Kit) -> None:
     kit.settle(all_reported=False)
     kit.scatterlists_fail = False
     kit.spawn("free", lambda: kit.free(pfns[0], 3))
+    kit.rest()
+
+
+@scenario
+def split_what_is_freed(kit: Kit) -> None:
+    """Two owners of the halves of a block split it, and free what they have: no half is handed out again (S2)."""
+    kit.build(("Normal", 64), capacity=1)
+    zone, pfn = kit.zones[0], kit.alloc(3)
+    kit.start()
+    for half in (pfn, pfn + 4):
+        kit.spawn(
+            f"free {half:#x}",
+            partial(zone.claim_range, half, 2),
+            partial(kit.free, half, 2),
+        )
     kit.rest()
 
 

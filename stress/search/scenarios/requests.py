@@ -109,16 +109,44 @@ def vector_urgent_requests(kit: Kit) -> None:
 
 
 @scenario
-def vector_who_wakes_kswapd(kit: Kit) -> None:
-    """A boost goes when somebody comes who may wake kswapd, and stays for whoever may not."""
-    kit.build(("Normal", 64))
+def vector_a_request_in_distress(kit: Kit) -> None:
+    """A request that finds nothing else gets the reserve, a pageblock after the other until one of them has enough."""
+    kit.build(
+        ("Normal", 1632)
+    )  # 1 % of it is two pageblocks: in less, kernels since 6.12 reserve one, or none
     zone = kit.zones[0]
-    zone.set_watermarks(0, 64, 64)
-    zone.set_watermark_boost(5)
+    zone.set_watermarks(0, 1632, 1632)  # every request takes the slow path
+    pfn = kit.memory.alloc_pages(GFP_ATOMIC, 2)
+    for _ in range(2):
+        kit.memory.alloc_pages(GFP_ATOMIC, 2)
+    assert pfn is not None
+    zone.claim_range(pfn, 0)
+    kit.memory.free_pages(pfn)
+    kit.alloc_all(0)
+    expect(kit, "vectors", "pages reserved", zone.nr_reserved_highatomic, 16)
+    expect(
+        kit, "vectors", "free blocks of orders 0, 1 and 2 in the reserve", list(zone.nr_free[:3]), [1, 0, 1]
+    )
+    found = kit.memory.alloc_pages(GFP_KERNEL, 2)
+    expect(
+        kit, "vectors", "a block out of the second pageblock of the reserve is found", found is not None, True
+    )
+    expect(kit, "vectors", "pages reserved afterwards", zone.nr_reserved_highatomic, 0)
+
+
+@scenario
+def vector_who_wakes_kswapd(kit: Kit) -> None:
+    """A boost goes when somebody comes who may wake kswapd, and stays for whoever may not; in all zones it may use."""
+    kit.build(("DMA32", 64), ("Normal", 64))
+    for zone in kit.memory.zones:
+        zone.set_watermarks(0, 64, 64)
+        zone.set_watermark_boost(5)
     kit.memory.alloc_pages(GFP_HIGH, 0)
-    expect(kit, "vectors", "the boost after a request that wakes nobody", zone.watermark_boost, 5)
+    boosts = [zone.watermark_boost for zone in kit.memory.zones]
+    expect(kit, "vectors", "the boosts after a request that wakes nobody", boosts, [5] * len(boosts))
     kit.memory.alloc_pages(GFP_KERNEL, 0)
-    expect(kit, "vectors", "the boost after one that does", zone.watermark_boost, 0)
+    boosts = [zone.watermark_boost for zone in kit.memory.zones]
+    expect(kit, "vectors", "the boosts after one that does", boosts, [0] * len(boosts))
 
 
 @scenario

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pagealloc.errors import BadPage
+from collections.abc import Callable
+
+from pagealloc.errors import BadPage, MemoryClosed
 from pagealloc.gfp import GFP_DMA32, GFP_KERNEL, GFP_MOVABLE
 from pagealloc.mmzone import MIGRATE_MOVABLE
 from pagealloc.per_cpu_pages import Bounds
@@ -102,6 +104,67 @@ def drain_beside_the_owner(kit: Kit) -> None:
     kit.spawn("drain", kit.memory.drain_all_pages)
     kit.settle()
     kit.stop()
+
+
+@scenario
+def a_guest_on_a_cpu_leaves_it_alone(kit: Kit) -> None:
+    """A thread is put on another one's CPU and ends: whose CPU it is keeps it, and the pages that rest there."""
+    kit.build(("Normal", 64), page_sets=True)
+    memory, zone = kit.memory, kit.zones[0]
+    for pfn in _alloc(kit, 2):
+        memory.free_pages(pfn)
+    resting = memory.nr_page_set_pages(zone)
+
+    def visit() -> None:
+        memory.run_on_cpu(0)
+        for pfn in _alloc(kit, 1):
+            memory.free_pages(pfn)
+
+    kit.start()
+    kit.spawn("guest", visit)
+    kit.settle(all_reported=False)
+    expect(kit, "vectors", "pages that rest on the owner's set", memory.nr_page_set_pages(zone), resting)
+    memory.drain_all_pages()
+    kit.rest()
+
+
+@scenario
+def drain_beside_withholding(kit: Kit) -> None:
+    """Withhold a pageblock while pages go home to it from a page set: it has them, whatever they were freed as (S6)."""
+    kit.build(("Normal", 32), page_sets=True)
+    memory, zone = kit.memory, kit.zones[0]
+    pfns = _alloc(kit, 2)
+    for pfn in pfns:
+        memory.free_pages(pfn)
+    pageblock = pfns[0] & -zone.layout.pageblock_nr_pages
+    kit.start()
+    kit.spawn("drain", memory.drain_all_pages)
+    kit.spawn("withhold", lambda: zone.isolate_pageblock(pageblock))
+    kit.settle(all_reported=False)
+    zone.unisolate_pageblock(pageblock, MIGRATE_MOVABLE)
+    kit.rest(all_reported=False)
+
+
+@scenario
+def a_closed_memory_refuses(kit: Kit) -> None:
+    """Close a memory: whoever comes afterwards is told so, even if a page set or a free list could serve him."""
+    kit.build(("Normal", 64), page_sets=True)
+    memory = kit.memory
+    kept, *others = _alloc(kit, 3)
+    for pfn in others:
+        memory.free_pages(pfn)
+    memory.close()
+    operations: dict[str, Callable[[], object]] = {
+        "a page of a set": lambda: memory.alloc_pages(GFP),
+        "a block": lambda: memory.alloc_pages(GFP_KERNEL, 3),
+        "a free": lambda: memory.free_pages(kept),
+    }
+    for what, operation in operations.items():
+        try:
+            answer = operation()
+        except MemoryClosed:
+            answer = "closed"
+        expect(kit, "vectors", f"what a closed memory answers to {what}", answer, "closed")
 
 
 @scenario

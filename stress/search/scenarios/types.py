@@ -185,6 +185,31 @@ def vector_rest_of_a_taken_block(kit: Kit) -> None:
 
 
 @scenario
+def withhold_and_give_back_twice_at_once(kit: Kit) -> None:
+    """Two tasks withhold the same pageblock, and two give it back: one of each does, and it counts once (S5)."""
+    # The largest block is a pageblock: since v6.10 nobody withholds a part of what is in flight.
+    kit.build(("Normal", 32), capacity=1, layout=Layout(nr_orders=4, pageblock_order=3))
+    zone = kit.zones[0]
+    pfn = zone.start_pfn
+    kit.start()
+    done: list[bool] = []
+
+    def withhold() -> None:
+        done.append(zone.isolate_pageblock(pfn))
+
+    def give_back() -> None:
+        done.append(zone.unisolate_pageblock(pfn, MIGRATE_MOVABLE))
+
+    for step in (withhold, give_back):
+        for name in ("one", "other"):
+            kit.spawn(name, step)
+        kit.settle(all_reported=False)
+        expect(kit, "S5", "who has done it", sorted(done), [False, True])
+        done.clear()
+    kit.rest(all_reported=False)
+
+
+@scenario
 def withhold_a_part(kit: Kit) -> None:
     """Withhold a pageblock inside a larger free block, which may be in flight, and give it back (runs 113 and 114)."""
     kit.build(("Normal", 64), capacity=1)

@@ -211,6 +211,16 @@ def test_what_starvation_permits_is_no_violation() -> None:
     assert story.broken == []
 
 
+@pytest.mark.parametrize(("becomes", "broken"), [(2, []), (4, ["S6"])], ids=["reclaimable", "withheld"])
+def test_a_drained_block_goes_where_it_was_freed_to_unless_its_pageblock_is_withheld(
+    becomes: int, broken: list[str]
+) -> None:
+    story = Story().alloc()
+    story.zone("set_pageblock_migratetype", A, 0, becomes).release(A).tell("mm_page_free", A, 0, 3)
+    story.zone("mm_page_free_zone_locked", A, 0, 3, 1, 0, 5, False)
+    assert story.zone("mm_page_pcpu_drain", A, 0, 3, 1).broken == broken
+
+
 def test_half_of_a_block_can_be_freed_once_it_is_split() -> None:
     story = Story().alloc(0, 3, 5)
     story.zone("split_page", A, 4, 2).release(A)

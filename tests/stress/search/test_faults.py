@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[3]
 # Where faults show that a hunt through all scenarios, one after the other, is long in coming to. A new one needs no
 # row: it is hunted, as `stress mutants` does with all.
 SHOWN_BY = {
-    "a-boost-comes-and-goes": "M-83b",
+    "a-boost-comes-and-goes": "M-83b M-93",
+    "a-closed-memory-refuses": "M-89",
+    "a-guest-on-a-cpu-leaves-it-alone": "M-90",
     "an-owner-looks-at-every-page": "M-77 M-78",
     "a-lock-that-is-taken-is-waited-for": "M-79",
     "allocate-the-rotated": "M-5c M-12 M-45",
@@ -46,9 +48,11 @@ SHOWN_BY = {
     "page-sets-hold-their-limit": "M-75",
     "retag-in-flight": "M-8 M-14",
     "return-while-freeing": "M-56",
+    "split-what-is-freed": "M-92",
     "the-reporter-allocates": "M-34a",
     "two-zones": "M-5a",
     "unregister-at-any-time": "M-54b M-59",
+    "vector-a-request-in-distress": "M-95",
     "vector-capacity-three": "M-27",
     "vector-claiming-counts-lru-pages": "M-83a",
     "vector-failed-claims-boost-each": "M-83d M-84a",
@@ -62,6 +66,8 @@ SHOWN_BY = {
     "vector-rest-of-a-taken-block": "M-82",
     "vector-steal-leaves-the-rest": "M-83 M-84",
     "vector-types-of-taken-blocks": "M-25a M-36 M-42b",
+    "vector-who-wakes-kswapd": "M-94",
+    "withhold-and-give-back-twice-at-once": "M-91",
     "withhold-in-flight": "M-16",
     "zeroed-pages-are-zero": "M-61",
 }  # fmt: skip
