@@ -265,10 +265,14 @@ class Memory:
         return pfn
 
     def _alloc_flags_nofragment(self, zonelist: tuple[Zone, ...]) -> int:
-        """Keep types apart as long as a lower zone could serve instead: where Normal is preferred over DMA32."""
+        """Keep types apart as long as a lower zone could serve instead: where Normal is preferred over DMA32.
+
+        Of several nodes, where that very node has a zone DMA32 (`alloc_flags_nofragment`, v5.7 to 6.12).
+        """
         if not zonelist or zonelist[0].name != "Normal":
             return 0
-        if len(self._nodes) > 1 and "DMA32" not in [zone.name for zone in zonelist]:
+        node = zonelist[0].node
+        if len(self._nodes) > 1 and (node, "DMA32") not in [(zone.node, zone.name) for zone in zonelist]:
             return 0
         return ALLOC_NOFRAGMENT
 

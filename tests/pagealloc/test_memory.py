@@ -229,6 +229,22 @@ def test_a_lower_zone_is_preferred_to_mixing_types() -> None:
     assert memory.zones[1].first_in_list(0, MIGRATE_MOVABLE) == page
 
 
+@pytest.mark.parametrize(
+    ("below", "serves"), [(DMA32, "DMA32"), (DMA, "Normal")], ids=["its own node", "another node"]
+)
+def test_of_several_nodes_only_one_with_dma32_keeps_types_apart(below: ZoneSpec, serves: str) -> None:
+    other = DMA32 if below is DMA else DMA
+    memory = make_memory(other, NORMAL, replace(below, node=1), replace(NORMAL, node=1))
+    for zone in memory.zones:
+        zone.set_lowmem_reserve([0] * len(ZONE_NAMES))
+    pfns = [memory.alloc_pages(GFP_HIGHUSER_MOVABLE, node=1) for _ in range(64)]
+    assert pfns[0] is not None
+    memory.free_pages(pfns[0])
+    pfn = memory.alloc_pages(GFP_KERNEL, node=1)
+    assert pfn is not None
+    assert (memory.zone_of(pfn).node, memory.zone_of(pfn).name) == (1, serves)
+
+
 def test_mixing_types_is_preferred_to_failing() -> None:
     memory, page = normal_with_one_movable_page()
     exhaust(memory, GFP_KERNEL | GFP_DMA32)
