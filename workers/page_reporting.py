@@ -52,10 +52,7 @@ STATE_NAMES = ("idle", "requested", "active")
 
 
 class Block(NamedTuple):
-    """One entry of a scatterlist: a block in flight and the memory behind it.
-
-    `offset` and `length` are bytes in the zone's `Ram` (for a memfd: in the file).
-    """
+    """One entry of a scatterlist: a block in flight, and where it is in the zone's `Ram` (or file), in bytes."""
 
     pfn: int
     order: int
@@ -198,7 +195,7 @@ class PageReporting:
         """Make `device` the one that gets reports, and ask for a first pass; returns its effective order.
 
         Blocks that an earlier device was told about stay Reported: this one does not hear of them. Raises DeviceBusy
-        when there is a device already, or one that is still leaving, WorkerDied, and what a shut zone raises.
+        when there is a device, or one still leaving, WorkerDied, what a shut zone raises, and what the policy does.
         """
         self._workqueue.check()
         self._mutex.acquire()
@@ -213,23 +210,30 @@ class PageReporting:
             self._tell("page_reporting_register", device.name, order, device.capacity)
             self.request(registration)
             self._registered = registration
-            for zone in self.zones:  # the static key: from here on frees of this order notify
-                zone.page_reporting_notify = self._listener(zone)
-                zone.page_reporting_order = order
-            self.policy.registered(order)
+            try:
+                for zone in self.zones:  # the static key: from here on frees of this order notify
+                    zone.page_reporting_notify = self._listener(zone)
+                    zone.page_reporting_order = order
+                self.policy.registered(order)
+            except BaseException:  # whoever is told of a failure, or interrupted, has no device
+                self.begin_unregister(device)
+                with suppress(ReporterStuck):  # its first pass has begun already; `unregister` waits for it
+                    self.finish_unregister(0.0)
+                raise
             self._tell("page_reporting_registered", device.name)
             return order
         finally:
             self._mutex.release()
 
     def _expect_no_other(self) -> None:
-        """Raise DeviceBusy when another core reports these zones, whose frees can ask only one; or that one is shut."""
+        """Raise DeviceBusy when another core reports these zones, or its device is still leaving; or a zone is shut."""
         for zone in self.zones:
             zone.lock.check()
             listener = zone.page_reporting_notify
             other = getattr(getattr(listener, "func", listener), "__self__", None)
-            if isinstance(other, PageReporting) and other is not self and other.device is not None:
-                raise DeviceBusy(f"zone {zone.name} is reported to device {other.device.name} already")
+            device = other.device or other.leaving if isinstance(other, PageReporting) else None
+            if other is not self and device is not None:
+                raise DeviceBusy(f"zone {zone.name} is reported to device {device.name} already")
 
     def _effective_order(self, device: PageReportingDevice) -> int:
         """Return its order; since v6.2 what the first device settled. Raises ValueError for one that no block has."""

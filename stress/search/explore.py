@@ -116,8 +116,8 @@ class Program:
             raise
         except (Abandoned, Violation) as failure:
             failure.with_traceback(None)  # it knows the world, which knows the failure
-        except Exception as error:
-            # An assertion or an exception of the product is a finding like any other.
+        except (Exception, SystemExit) as error:
+            # An assertion, an exception or an exit of the product is a finding like any other.
             where = extract_tb(error.__traceback__)[-1]
             place = f"{Path(where.filename).name}:{where.lineno}"
             world.failure = Violation("exception", f"{type(error).__name__}: {error} ({place})")

@@ -100,7 +100,7 @@ class Setup:
 
         try:
             world.run(main)
-        except (Exception, Violation):
+        except (Exception, SystemExit, Violation):
             return None
         finally:
             kit.close()

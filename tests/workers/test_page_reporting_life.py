@@ -22,6 +22,7 @@ from workers.page_reporting import (
     Reporter,
     ReporterStuck,
 )
+from workers.policy import ReportingPolicy
 from workers.reporters import FaultInjector, Null
 from workers.workqueue import Workqueue
 
@@ -185,6 +186,51 @@ def test_frees_after_unregistering_ask_for_nothing(zone: Zone, build_reporting: 
     free_a_large_block(zone)
     assert not reporting.pending()
     assert counter.blocks == before
+
+
+def test_while_a_device_is_stuck_no_other_core_registers_over_its_zones(
+    zone: Zone, build_reporting: BuildReporting
+) -> None:
+    gate = Gate()
+    reporting, other = (build_reporting(zone, started=True, delay_s=0.0) for _ in range(2))
+    stuck, follower = device(gate, "stuck"), device(Null(), "next")
+    reporting.register(stuck)
+    assert gate.entered.wait(PATIENCE_S)
+    try:
+        with pytest.raises(ReporterStuck):
+            reporting.unregister(stuck, 0.0)
+        with pytest.raises(DeviceBusy, match="reported to device stuck already"):
+            other.register(follower)
+    finally:
+        gate.leave.set()
+    reporting.unregister(stuck, PATIENCE_S)
+    other.register(follower)
+    other.unregister(follower, PATIENCE_S)
+
+
+class Objecting(ReportingPolicy):
+    """A policy that does not want any device, the first time."""
+
+    objected = False
+
+    def registered(self, order: int) -> None:
+        if not self.objected:
+            self.objected = True
+            raise KeyboardInterrupt
+
+
+def test_a_device_whose_registering_fails_half_way_is_not_there(
+    zone: Zone, build_reporting: BuildReporting
+) -> None:
+    reporting = build_reporting(zone, delay_s=0.0, policy=Objecting())
+    comer = device(Counter(), "comer")
+    with pytest.raises(KeyboardInterrupt):
+        reporting.register(comer)
+    assert (reporting.device, reporting.leaving, reporting.pending()) == (None, None, False)
+    reporting.register(comer)
+    assert reporting.run_now()
+    assert comer.reporter.blocks > 0  # type: ignore[attr-defined]
+    reporting.unregister(comer)
 
 
 def test_unregistering_a_stranger_does_nothing(zone: Zone, build_reporting: BuildReporting) -> None:

@@ -174,6 +174,13 @@ def test_an_event_of_a_zone_that_is_none_is_no_event() -> None:
     assert violation(misspell) == "exception"
 
 
+def test_an_exit_of_the_product_is_a_finding_and_does_not_end_the_search() -> None:
+    def leave(zone: Zone) -> None:
+        raise SystemExit(0)
+
+    assert violation(leave) == "exception"
+
+
 def test_page_sets_are_as_large_in_a_search_as_in_the_memory_that_was_built() -> None:
     held = []
 
