@@ -38,6 +38,7 @@ class Agreement:
         self._moved: dict[
             int, list[tuple[int, int]]
         ] = {}  # (pfn, type) of blocks that changed lists, under this hold
+        self._walk: dict[int, int] = {}  # what a walk over a pageblock moved last, under this hold
         self._retyped: dict[int, set[int]] = {}  # pageblocks that got a type, under this hold
         self._left: set[tuple[int, int | None]] = (
             set()
@@ -112,6 +113,8 @@ class Agreement:
             self._expect(f"the list of pfn {pfn:#x}, which moved to that of its pageblock", migratetype, own)
         if self._retyped:
             self._retyped.pop(zone, None)
+        if self._walk:
+            self._walk.pop(zone, None)
         self._claimant.pop(zone, None)
         asked = self._asked.pop(thread, None) if self._asked else None
         if wait_ns:
@@ -290,6 +293,10 @@ class Agreement:
         self._left.add((order, shadow.type_of.get(pfn)))
         if shadow.revision.list_type_is_block_type:
             self._moved.setdefault(zone, []).append((pfn, migratetype))
+            before = self._walk.get(zone, -1)
+            if pfn <= before and pfn >> shadow.pageblock_order == before >> shadow.pageblock_order:
+                self._fail(f"pfn {pfn:#x} is moved behind pfn {before:#x}: a walk over a pageblock ascends")
+            self._walk[zone] = pfn
 
     def set_type(self, thread: int, zone: int, seq: int, pfn: int, migratetype: int) -> None:
         shadow = self._judge.zones[zone]
@@ -297,6 +304,7 @@ class Agreement:
         if pfn % (1 << shadow.pageblock_order) and pfn not in heads:
             self._fail(f"the pageblock at pfn {pfn:#x} gets a type, and none begins there")
         self._settle_moves(shadow, zone, pfn)
+        self._walk.pop(zone, None)
         if zone in self._given_back:
             self._expect("the pageblock that is given back", (pfn, migratetype), self._given_back.pop(zone))
 
@@ -405,6 +413,7 @@ class Agreement:
         self._expect_own_list(zone, pfn, order)
         self._expect(f"the type of pfn {pfn:#x}", migratetype, shadow.block_type(pfn))
         self._left.add((order, shadow.type_of.get(pfn)))
+        self._walk.pop(zone, None)
         taken = 0 if shadow.giving_back else 1 << order
         self._expect_usable(shadow, usable, taken, migratetype)
 

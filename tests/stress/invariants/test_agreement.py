@@ -74,6 +74,31 @@ def test_what_can_only_be_stolen_may_be_reserved_under_the_same_hold() -> None:
     assert judged(records) == []
 
 
+def test_what_moves_with_the_rest_of_a_pageblock_moves_once() -> None:
+    (zone,) = Memory([ZoneSpec("Normal", 32)], layout=SMALL, ram=None, page_sets=False).zones
+    zone.set_watermarks(0, 0, 0)
+    first = zone.rmqueue_buddy(3, MIGRATE_MOVABLE)
+    for pfn, order in ((first + 1, 0), (first + 3, 0), (first + 4, 2)):
+        zone.claim_range(pfn, order)
+        zone.free_pages_ok(pfn, order)
+    records: list[Heard] = []
+
+    def trace(event: str, *fields: Any) -> None:
+        records.append((event, 0, (zone.number, len(records), *fields)))
+
+    begin_zone(zone, trace)
+    zone.trace = trace
+    with zone.lock:
+        assert zone.isolate_free_page(first + 4, 2)
+    trace("lock_release", 0, 0, "cycle")
+    one, other = moves(records)
+    assert [records[at][2][2] for at in (one, other)] == [first + 1, first + 3]
+    complaint = f"log: pfn {first + 3:#x} is moved behind pfn {first + 3:#x}: a walk over a pageblock ascends"
+    assert complaint not in judged(records)
+    records[one] = records[other]
+    assert complaint in judged(records)
+
+
 def test_a_claim_that_came_to_nothing_moves_no_page() -> None:
     records = get_and_reserve(mostly_full())
     retyped = next(at for at, (event, *_) in enumerate(records) if event == "set_pageblock_migratetype")
