@@ -4,7 +4,7 @@ Each has a number of its own; a letter behind the number is one more way to make
 are written as the diff that a bad patch would be (see `planting`). Nothing outside this folder knows them.
 
 One module for each kind: `flags`, `races`, `batches`, `visits`, `states`, `life`, `rest`, `types`,
-`company`.
+`company`, `limits`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from stress.mutants.batches import BATCHES
 from stress.mutants.company import COMPANY
 from stress.mutants.flags import FLAGS
 from stress.mutants.life import LIFE
+from stress.mutants.limits import LIMITS
 from stress.mutants.planting import Edit, Mutant, StaleMutant, install
 from stress.mutants.races import RACES
 from stress.mutants.rest import REST
@@ -35,6 +36,7 @@ MUTANTS: dict[str, Mutant] = {
     **REST,
     **TYPES,
     **COMPANY,
+    **LIMITS,
 }
 
 NOT_EXPRESSIBLE = {

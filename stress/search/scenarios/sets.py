@@ -15,10 +15,17 @@ from stress.search.scenarios.vectors import expect
 GFP = GFP_KERNEL | GFP_MOVABLE
 
 
-def _alloc(kit: Kit, count: int, gfp: int = GFP, order: int = 0) -> list[int]:
+def alloc(kit: Kit, count: int, gfp: int = GFP, order: int = 0) -> list[int]:
     """Allocate by the front that people use, so that the judge knows whose each page is."""
     pfns = [kit.memory.alloc_pages(gfp, order) for _ in range(count)]
     return [pfn for pfn in pfns if pfn is not None]
+
+
+def set_bounds(kit: Kit, batch: int, high_min: int, high_max: int) -> None:
+    """Say how large the sets of the only zone are, before anybody has one: they are made with these bounds."""
+    assert kit.memory.page_sets is not None
+    # A new list: the old one belongs to the machine that all executions are copies of.
+    kit.memory.page_sets.bounds = [Bounds(batch, high_min, high_max)]
 
 
 @scenario
@@ -52,7 +59,7 @@ def drain_a_living_set(kit: Kit) -> None:
     busy: list[str] = []
 
     def own() -> None:
-        for pfn in _alloc(kit, 3):
+        for pfn in alloc(kit, 3):
             memory.free_pages(pfn)
         busy.append("an owner")
         if len(busy) == len(owners):
@@ -79,7 +86,7 @@ def threads_come_and_go(kit: Kit) -> None:
     kit.build(("Normal", 64), page_sets=True)
 
     def visit() -> None:
-        for pfn in _alloc(kit, 2):
+        for pfn in alloc(kit, 2):
             kit.memory.free_pages(pfn)
 
     for name in ("first", "second", "third"):
@@ -97,7 +104,7 @@ def drain_beside_the_owner(kit: Kit) -> None:
 
     def own() -> None:
         for _ in range(2):
-            for pfn in _alloc(kit, 1):
+            for pfn in alloc(kit, 1):
                 kit.memory.free_pages(pfn)
 
     kit.spawn("own", own)
@@ -111,13 +118,13 @@ def a_guest_on_a_cpu_leaves_it_alone(kit: Kit) -> None:
     """A thread is put on another one's CPU and ends: whose CPU it is keeps it, and the pages that rest there."""
     kit.build(("Normal", 64), page_sets=True)
     memory, zone = kit.memory, kit.zones[0]
-    for pfn in _alloc(kit, 2):
+    for pfn in alloc(kit, 2):
         memory.free_pages(pfn)
     resting = memory.nr_page_set_pages(zone)
 
     def visit() -> None:
         memory.run_on_cpu(0)
-        for pfn in _alloc(kit, 1):
+        for pfn in alloc(kit, 1):
             memory.free_pages(pfn)
 
     kit.start()
@@ -133,7 +140,7 @@ def drain_beside_withholding(kit: Kit) -> None:
     """Withhold a pageblock while pages go home to it from a page set: it has them, whatever they were freed as (S6)."""
     kit.build(("Normal", 32), page_sets=True)
     memory, zone = kit.memory, kit.zones[0]
-    pfns = _alloc(kit, 2)
+    pfns = alloc(kit, 2)
     for pfn in pfns:
         memory.free_pages(pfn)
     pageblock = pfns[0] & -zone.layout.pageblock_nr_pages
@@ -150,7 +157,7 @@ def a_closed_memory_refuses(kit: Kit) -> None:
     """Close a memory: whoever comes afterwards is told so, even if a page set or a free list could serve him."""
     kit.build(("Normal", 64), page_sets=True)
     memory = kit.memory
-    kept, *others = _alloc(kit, 3)
+    kept, *others = alloc(kit, 3)
     for pfn in others:
         memory.free_pages(pfn)
     memory.close()
@@ -179,7 +186,7 @@ def two_frees_of_one_block(kit: Kit) -> None:
     assert kit.memory.page_sets is not None
     sets, zone = kit.memory.page_sets, kit.zones[0]
     # Room for both: before v5.13 the limit of so small a zone is 0, and a free would drain at once.
-    sets.bounds = [Bounds(batch=1, high_min=4, high_max=4)]
+    set_bounds(kit, 1, 4, 4)
     pfn = sets.alloc(zone, 0, MIGRATE_MOVABLE, 0)
     drain = kit.sync.event("both frees have ended")
     ended: list[int] = []
@@ -202,47 +209,10 @@ def two_frees_of_one_block(kit: Kit) -> None:
 
 
 @scenario
-def page_sets_hold_their_orders(kit: Kit) -> None:
-    """Single pages rest on sets in every kernel; three more orders, and whole pageblocks, since v5.13."""
-    kit.build(("Normal", 64), page_sets=True)
-    memory, zone = kit.memory, kit.zones[0]
-    assert memory.page_sets is not None
-    memory.page_sets.bounds = [Bounds(32, 64, 64)]
-    held = []
-    for order in range(zone.layout.nr_orders):
-        (pfn,) = _alloc(kit, 1, order=order)
-        memory.drain_all_pages()
-        memory.free_pages(pfn, order)
-        if memory.nr_page_set_pages(zone):
-            held.append(order)
-        memory.drain_all_pages()
-    since_5_13 = kit.revision.pcp_pageblock_order  # the other field of that change is what is tried here
-    expected = sorted({0, 1, 2, 3, zone.layout.pageblock_order}) if since_5_13 else [0]
-    expect(kit, "vectors", "orders that rest on page sets", held, expected)
-
-
-@scenario
-def page_sets_hold_their_limit(kit: Kit) -> None:
-    """A set that reaches its limit gives a batch back at once (`nr_pcp_free`): after a free it is below."""
-    kit.build(("Normal", 64), page_sets=True)
-    memory, zone = kit.memory, kit.zones[0]
-    assert memory.page_sets is not None
-    limit = 4
-    memory.page_sets.bounds = [Bounds(1, limit, limit)]
-    pfns = _alloc(kit, 3 * limit)
-    memory.drain_all_pages()
-    most = 0
-    for pfn in pfns:
-        memory.free_pages(pfn)
-        most = max(most, memory.nr_page_set_pages(zone))
-    expect(kit, "vectors", "pages that rest on a set at most", most, limit - 1)
-
-
-@scenario
 def free_from_two_zones(kit: Kit) -> None:
     """Free blocks of two zones at once: each goes home, whatever the other one looks at."""
     kit.build(("DMA32", 32), ("Normal", 32), capacity=1, lockless=True)
-    (low,), (high,) = _alloc(kit, 1, GFP | GFP_DMA32, 3), _alloc(kit, 1, order=3)
+    (low,), (high,) = alloc(kit, 1, GFP | GFP_DMA32, 3), alloc(kit, 1, order=3)
     kit.start()
     kit.spawn("low", lambda: kit.memory.free_pages(low, 3))
     kit.spawn("high", lambda: kit.memory.free_pages(high, 3))
@@ -251,7 +221,7 @@ def free_from_two_zones(kit: Kit) -> None:
 
 def _churn_from_two_tasks(kit: Kit) -> None:
     def churn() -> None:
-        for pfn in _alloc(kit, 1, order=3):
+        for pfn in alloc(kit, 1, order=3):
             kit.memory.free_pages(pfn, 3)
 
     kit.start()
@@ -287,7 +257,7 @@ def a_boost_comes_and_goes(kit: Kit) -> None:
     kit.start()
 
     def mix() -> None:
-        for pfn in _alloc(kit, 1, GFP_KERNEL):
+        for pfn in alloc(kit, 1, GFP_KERNEL):
             kit.memory.free_pages(pfn)
 
     kit.spawn("unmovable", mix)

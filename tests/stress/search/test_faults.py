@@ -42,10 +42,19 @@ SHOWN_BY = {
     "give-back-what-is-not-withheld": "M-81 M-81a M-85",
     "gone-for-good": "M-54a",
     "isolate-in-flight": "M-37",
+    "limits-of-nodes": "M-103",
     "mixed-types": "M-80",
     "nothing-else-is-left": "M-17b",
+    "page-sets-come-down": "M-101 M-102",
+    "page-sets-count-refills": "M-99",
     "page-sets-drain": "M-64",
+    "page-sets-drain-more-and-more": "M-96",
+    "page-sets-drain-whole-pageblocks": "M-107",
+    "page-sets-empty-for-rows-of-blocks": "M-100",
+    "page-sets-hold-reserved-pages": "M-105",
     "page-sets-hold-their-limit": "M-75",
+    "page-sets-refill-in-doubles": "M-97",
+    "page-sets-refill-two-large-blocks": "M-98",
     "retag-in-flight": "M-8 M-14",
     "return-while-freeing": "M-56",
     "split-what-is-freed": "M-92",
@@ -87,6 +96,8 @@ CORNERS = {
 OLDER = {  # of these kernels alone
     "M-38": ("vector-high-atomic", "36e66c55"),
     "M-76": ("page-sets-hold-their-orders", "v5.7"),
+    "M-104": ("limits-of-a-tiny-zone", "v5.7"),
+    "M-106": ("page-sets-hold-reserved-pages", "v6.1"),
 }
 SHOWN = {name: scenario for scenario, names in SHOWN_BY.items() for name in names.split()}
 HUNTED = [name for name in MUTANTS if name not in SHOWN | CORNERS | OLDER]
