@@ -13,7 +13,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from stress.system.leaving import deafen, hear_signals, open_standard_streams
+from stress.system.leaving import deafen, hear_of_exits, hear_signals, open_standard_streams
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +22,7 @@ def main() -> int:
     """Run the command line as this process's program; returns the exit status."""
     open_standard_streams()
     hear_signals()
+    hear_of_exits()
     if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs it from a clone is not stopped by pip
         return _refuse(f"pagealloc needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     for floor in ("pagealloc", "workers"):

@@ -15,12 +15,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
+CANNOT = 3  # `errors.EXIT_CANNOT`, which is imported later
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"  # a progress display hides it
 
 Undo = Callable[[], object]
 
+_exit = os._exit
 _owed: dict[object, Undo] = {}
 _owner = 0  # the process that hears signals; a child of it that is told to leave has nothing to undo
 _hearer: Callable[[int], bool] | None = None
@@ -112,10 +115,29 @@ def owed(undo: Undo) -> Iterator[None]:
 def _handle(number: int, frame: FrameType | None) -> None:
     global _is_leaving  # noqa: PLW0603 - see above
     if _is_leaving or os.getpid() != _owner:
-        os._exit(128 + number)  # told once more, what is left to do takes too long
+        _exit(128 + number)  # told once more, what is left to do takes too long
     if _hearer is not None and _hearer(number):
         return
     _is_leaving = True
+    _leave(
+        "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}", 128 + number
+    )
+
+
+def hear_of_exits() -> None:
+    """Let nobody end this process without a word, or as if it had been a success: a reporter may call `os._exit`."""
+    os._exit = _leave_unasked  # what a C library does is out of reach
+
+
+def _leave_unasked(status: int) -> NoReturn:
+    global _is_leaving  # noqa: PLW0603 - see above
+    if not _is_leaving and os.getpid() == _owner:
+        _is_leaving = True
+        _leave(f"something called os._exit({status}): there is no verdict", status or CANNOT)
+    _exit(status)
+
+
+def _leave(why: str, status: int) -> NoReturn:
     for undo in [*reversed(_owed.values())]:
         with suppress(Exception):
             undo()
@@ -125,6 +147,5 @@ def _handle(number: int, frame: FrameType | None) -> None:
     with suppress(OSError):
         if os.isatty(2):
             os.write(2, SHOW_CURSOR)
-        how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-        os.write(2, f"stress: {how}\n".encode())
-    os._exit(128 + number)
+        os.write(2, f"stress: {why}\n".encode())
+    _exit(status)

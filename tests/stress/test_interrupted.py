@@ -126,6 +126,23 @@ def test_a_signal_as_an_exception_knows_its_number() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize(("status", "becomes"), [(0, 3), (5, 5)])
+def test_a_reporter_that_ends_the_process_ends_no_run_as_a_success(
+    tmp_path: Path, start_stress: Start, status: int, becomes: int
+) -> None:
+    reporter = f"import os\n\nclass Leave:\n    def report(self, zone, batch):\n        os._exit({status})\n"
+    (tmp_path / "leaving_reporter.py").write_text(reporter, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = ["--reporter", "leaving_reporter:Leave", "--seconds", "30", "--run-dir", str(tmp_path / "run")]
+    process = start_stress("run", *words, env=environment)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (
+        becomes,
+        f"stress: something called os._exit({status}): there is no verdict\n",
+    )
+    assert "SUCCESS" not in out
+
+
 # -- processes that share out work ---------------------------------------------------------------------------
 
 
