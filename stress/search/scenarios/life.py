@@ -28,6 +28,9 @@ def _leave_in_vain(kit: Kit) -> bool:
     try:
         kit.reporting.unregister(kit.device, 1.0)
     except ReporterStuck:
+        flight, settled = kit.reporting.flight, kit.reporting.settled()
+        busy = flight is not None and kit.reporting.flight is flight  # before and after the question
+        kit.expect(not (settled and busy), "S23", lambda: "all is settled, and the reporter has a batch")
         return True
     kit.oracle.retired = True
     return False

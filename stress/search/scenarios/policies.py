@@ -6,8 +6,11 @@ armed, and whatever is free then must have been reported.
 
 from __future__ import annotations
 
+from pagealloc.mmzone import MIGRATE_MOVABLE
+from pagealloc.zone import Zone
 from stress.search.kit import Kit
 from stress.search.scenarios.catalogue import scenario
+from stress.search.scenarios.vectors import expect_batches, expect_list, one_pass
 from workers.policies import (
     ConstantRate,
     CpuShare,
@@ -18,7 +21,7 @@ from workers.policies import (
     MinimumAge,
     QuietRegion,
 )
-from workers.policy import ReportingPolicy
+from workers.policy import SKIP, STOP, TAKE, Core, ReportingPolicy
 
 BLOCK_BYTES = 8 * 4096  # of a pageblock here
 
@@ -104,6 +107,82 @@ def pieces_of_what_was_given_back_stay_there(kit: Kit) -> None:
         if not zone.is_reported(pfn) and not touched.isdisjoint(range(pfn, pfn + (1 << order)))
     ]
     kit.expect(not left, "L2", lambda: f"{left} were used and freed since, and nobody will report them")
+
+
+class NotedInTime(KeepOnSplit):
+    """Notes that take time where no zone lock keeps others out."""
+
+    def __init__(self, kit: Kit) -> None:
+        super().__init__()
+        self._tick = kit.tick
+
+    def reported(self, zone: Zone, pfn: int, order: int) -> None:
+        if not zone.lock.owned():
+            self._tick()
+        super().reported(zone, pfn, order)
+
+
+@scenario
+def free_while_a_policy_takes_stock(kit: Kit) -> None:
+    """Free what an earlier device was told of while the next one registers: a policy may not count it as told (L2)."""
+    policy = NotedInTime(kit)
+    kit.build(("Normal", 32), capacity=1, policy=policy)
+    one_pass(kit)
+    kit.reporting.unregister(kit.device)
+    kit.workqueue.start()
+    used: set[int] = set()
+
+    def take_and_free() -> None:
+        pfn = kit.alloc(3)
+        kit.free(pfn, 3)
+        used.update(range(pfn, pfn + 8))
+
+    kit.spawn("register", lambda: kit.reporting.register(kit.device))
+    kit.spawn("take and free", take_and_free)
+    kit.settle(all_reported=False)
+    wrong = [
+        (pfn, order)
+        for zone in kit.zones
+        for order in range(zone.layout.pageblock_order, zone.layout.nr_orders)
+        for pfn in zone.list_pfns(order, MIGRATE_MOVABLE)
+        if not zone.is_reported(pfn)
+        and not used.isdisjoint(range(pfn, pfn + (1 << order)))
+        and policy.knows(pfn, order)
+    ]
+    kit.expect(not wrong, "L2", lambda: f"{wrong} were used and freed since, and count as the device's")
+    kit.rest(all_reported=False)
+
+
+class TakeSkipStop(ReportingPolicy):
+    """Takes the first block that it is asked about, skips the second, and stops at the third."""
+
+    def attach(self, reporting: Core) -> None:
+        super().attach(reporting)
+        self._verdicts = iter((TAKE, SKIP, STOP))
+
+    def take(self, zone: Zone, pfn: int, order: int) -> int:
+        del zone, pfn, order
+        return next(self._verdicts)
+
+
+@scenario
+def vector_a_stop_turns_the_list(kit: Kit) -> None:
+    """Take a block, skip one, and stop: the list is turned to where the visit stopped, as at a spent budget."""
+    kit.build(("Normal", 80), capacity=1, policy=TakeSkipStop())
+    a, b, c, d = kit.alloc_all(3)[0:8:2]
+    for pfn in (d, c, b, a):
+        kit.free(pfn, 3)
+    expect_list(kit, 3, MIGRATE_MOVABLE, [a, b, c, d])
+    one_pass(kit)
+    expect_batches(kit, [[a]])
+    if not kit.revision.rotate:
+        final = [b, c, d, a] if kit.revision.putback_to_tail else [a, b, c, d]
+    elif kit.revision.report_when_full:
+        final = [c, d, a, b]
+    else:
+        final = [c, d, b, a] if kit.revision.putback_to_tail else [a, c, d, b]
+    expect_list(kit, 3, MIGRATE_MOVABLE, final)
+    kit.reporting.unregister(kit.device)
 
 
 @scenario

@@ -105,6 +105,18 @@ def notify_at_the_end(kit: Kit) -> None:
 
 
 @scenario
+def notify_without_a_delay(kit: Kit) -> None:
+    """Free around the end of a pass that begins as soon as it is asked for: a delay of 0 is a delay (L1)."""
+    kit.build(("Normal", 32), capacity=1, delay_s=0.0)
+    pfns = kit.alloc_nearly_all(3)
+    kit.start()
+    kit.sync.await_idle()
+    kit.spawn("first", lambda: kit.free(pfns[0], 3))
+    kit.spawn("second", lambda: kit.free(pfns[2], 3))
+    kit.rest()
+
+
+@scenario
 def notify_from_two_zones(kit: Kit) -> None:
     """Two zones notify at once, under two locks: one pass is armed, and both are served."""
     kit.build(("DMA32", 32), ("Normal", 32), capacity=1)

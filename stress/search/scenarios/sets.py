@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from pagealloc.errors import BadPage, MemoryClosed
+from pagealloc.errors import BadPage, MemoryClosed, TornZone
 from pagealloc.gfp import GFP_DMA32, GFP_KERNEL, GFP_MOVABLE
+from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import MIGRATE_MOVABLE
 from pagealloc.per_cpu_pages import Bounds
-from stress.search.kit import Kit
+from stress.search.kit import LAYOUT, Kit
 from stress.search.scenarios.catalogue import scenario
 from stress.search.scenarios.vectors import expect
 
@@ -172,6 +174,53 @@ def a_closed_memory_refuses(kit: Kit) -> None:
         except MemoryClosed:
             answer = "closed"
         expect(kit, "vectors", f"what a closed memory answers to {what}", answer, "closed")
+
+
+@scenario
+def close_at_any_time(kit: Kit) -> None:
+    """Close a memory at every instant of another task's: what is under way may end, what comes later gets none (S2)."""
+    kit.build(("Normal", 64), page_sets=True)
+    memory = kit.memory
+    closed: list[bool] = []
+
+    def use() -> None:
+        for order in (0, 0, 4, 4):  # a page that rests on the set, and blocks whose frees notify in the zone
+            late = bool(closed)
+            try:
+                pfn = memory.alloc_pages(GFP, order)
+                kit.expect(not late, "S2", partial("pfn {} comes out of a closed memory".format, pfn))
+                if pfn is not None:
+                    memory.free_pages(pfn, order)
+            except MemoryClosed:
+                return
+            kit.tick()
+
+    kit.reporting.register(kit.device)
+    kit.spawn("use", use)
+    kit.spawn("close", memory.close, lambda: closed.append(True))
+    kit.sync.await_idle()
+    kit.stop()  # what was on its way home from a page set is gone, and that is nobody's fault
+
+
+@scenario
+def vector_one_torn_zone_is_enough(kit: Kit) -> None:
+    """Tear one of two zones: no operation on all page sets goes on, whichever of the two it is."""
+    for torn in range(2):
+        specs = [ZoneSpec("DMA32", 32), ZoneSpec("Normal", 32)]
+        memory = Memory(specs, layout=LAYOUT, revision=kit.revision, sync=kit.sync, ram=None)
+        memory.zones[torn].lock.tear(KeyboardInterrupt())
+        operations: dict[str, Callable[[], object]] = {
+            "a drain of all sets": memory.drain_all_pages,
+            "a drain of one set": memory.drain_local_pages,
+            "a visit of the vmstat worker": memory.refresh_vm_stats,
+            "a move to a CPU": partial(memory.run_on_cpu, 0),
+        }
+        for what, operation in operations.items():
+            try:
+                answer = operation()
+            except TornZone:
+                answer = "torn"
+            expect(kit, "vectors", f"what a memory with zone {torn} torn answers to {what}", answer, "torn")
 
 
 @scenario

@@ -19,7 +19,7 @@ from pagealloc.zone import Zone
 from stress.search.kit import Kit
 from stress.search.scenarios.catalogue import scenario
 from stress.search.scenarios.vectors import expect, expect_batches, expect_list, expect_types, one_pass
-from workers.page_reporting import Batch, PageReportingDevice
+from workers.page_reporting import Batch, DeviceBusy, PageReporting, PageReportingDevice
 
 
 def _three_pages_free(kit: Kit, *, lru: bool) -> int:
@@ -270,3 +270,21 @@ def vector_order_is_settled_once(kit: Kit) -> None:
     expected = 2 if kit.revision.order_settled_once else 4
     expect(kit, "vectors", "the second device's order", kit.reporting.register(second), expected)
     kit.reporting.unregister(second)
+
+
+@scenario
+def vector_who_is_refused_settles_no_order(kit: Kit) -> None:
+    """Refuse a device because another core has the zones: what it asked for does not bind the one that comes next."""
+    kit.build(("Normal", 32), order=2)
+    kit.reporting.register(kit.device)
+    other = PageReporting(kit.memory.zones, kit.revision, kit.sync, kit.workqueue)
+    refused = False
+    try:
+        other.register(PageReportingDevice(kit.host, order=3, name="refused"))
+    except DeviceBusy:
+        refused = True
+    expect(kit, "vectors", "the second core's device is refused", refused, True)
+    kit.reporting.unregister(kit.device)
+    later = PageReportingDevice(kit.host, order=4, name="later")
+    expect(kit, "vectors", "the order of the device that comes later", other.register(later), 4)
+    other.unregister(later)
