@@ -1,4 +1,4 @@
-"""M-89 .. M-95 and M-170 .. M-177: what goes wrong only in company: of a second task, thread, zone, pageblock or owner."""
+"""M-89 .. M-95, M-170 .. M-177: what goes wrong only in company: of a second task, thread, zone, pageblock or owner."""
 
 from __future__ import annotations
 
