@@ -4,7 +4,7 @@ Each has a number of its own; a letter behind the number is one more way to make
 are written as the diff that a bad patch would be (see `planting`). Nothing outside this folder knows them.
 
 One module for each kind: `flags`, `races`, `batches`, `visits`, `states`, `life`, `rest`, `types`,
-`company`, `limits`.
+`company`, `limits`, `figures`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from stress.mutants.batches import BATCHES
 from stress.mutants.company import COMPANY
+from stress.mutants.figures import FIGURES
 from stress.mutants.flags import FLAGS
 from stress.mutants.life import LIFE
 from stress.mutants.limits import LIMITS
@@ -37,6 +38,7 @@ MUTANTS: dict[str, Mutant] = {
     **TYPES,
     **COMPANY,
     **LIMITS,
+    **FIGURES,
 }
 
 NOT_EXPRESSIBLE = {

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from stress.search.scenarios import catalogue, life, limits, policies, races, requests, sets, types, vectors
+from stress.search.scenarios import (
+    borders,
+    catalogue,
+    life,
+    limits,
+    policies,
+    races,
+    requests,
+    sets,
+    types,
+    vectors,
+)
 from stress.search.scenarios.catalogue import Body, Scenario
 
 __all__ = ["SCENARIOS", "Body", "Scenario"]
 
-_ORDER = [module.__name__ for module in (races, vectors, life, sets, limits, policies, requests, types)]
+_ORDER = [
+    module.__name__ for module in (races, vectors, life, sets, limits, policies, requests, types, borders)
+]
 
 SCENARIOS = dict(
     sorted(catalogue.SCENARIOS.items(), key=lambda entry: _ORDER.index(entry[1].body.__module__))

@@ -10,7 +10,8 @@ from pagealloc.mmzone import MIGRATE_MOVABLE
 from pagealloc.zone import Zone
 from stress.search.kit import Kit
 from stress.search.scenarios.catalogue import scenario
-from stress.search.scenarios.vectors import expect_batches, expect_list, one_pass
+from stress.search.scenarios.vectors import expect, expect_batches, expect_list, one_pass
+from workers.page_reporting import Batch
 from workers.policies import (
     ConstantRate,
     CpuShare,
@@ -40,6 +41,35 @@ def allocate_beside(kit: Kit, policy: ReportingPolicy) -> list[int]:
 def young_blocks_wait(kit: Kit) -> None:
     """Skip blocks that are younger than three seconds: a later pass must find them though nobody asks."""
     allocate_beside(kit, MinimumAge(3.0))
+    kit.rest()
+
+
+@scenario
+def an_age_counts_from_the_last_free(kit: Kit) -> None:
+    """Take a young block and free it again: what is reported has been free for three seconds since its last free."""
+    kit.build(("Normal", 64), capacity=2, policy=MinimumAge(3.0))
+    pfns = kit.alloc_nearly_all(3)
+    freed_s: dict[int, float] = {}
+    early: list[int] = []
+
+    def free(pfn: int) -> None:
+        if pfn >= 0:
+            freed_s[pfn] = kit.sync.monotonic()
+            kit.free(pfn, 3)
+
+    def during(zone: Zone, batch: Batch) -> None:
+        del zone
+        old_s = kit.sync.monotonic() - 3.0
+        early.extend(block.pfn for block in batch if freed_s.get(block.pfn, old_s) > old_s)
+
+    kit.host.during = during
+    kit.start()
+    for pfn in pfns[:6:2]:  # no two of them merge
+        free(pfn)
+    kit.sync.sleep(2.5)
+    free(kit.alloc(3))
+    kit.settle()
+    expect(kit, "vectors", "blocks reported too early", early, [])
     kit.rest()
 
 

@@ -12,8 +12,11 @@ from pagealloc.errors import RamError
 from pagealloc.gfp import GFP_ATOMIC, GFP_HIGH, GFP_KERNEL, GFP_MOVABLE
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import (
+    ALLOC_HIGHATOMIC,
     ALLOC_MIN_RESERVE,
     ALLOC_NON_BLOCK,
+    ALLOC_OOM,
+    MIGRATE_HIGHATOMIC,
     MIGRATE_MOVABLE,
     MIGRATE_UNMOVABLE,
     PAGE_SIZE,
@@ -24,7 +27,7 @@ from stress.search.kit import LAYOUT, Kit
 from stress.search.scenarios.catalogue import scenario
 from stress.search.scenarios.vectors import expect, expect_types, one_pass
 from workers.allocators import Allocator, Held, Load, Mix, Rhythm
-from workers.reporters import Discard, FaultInjector
+from workers.reporters import Discard, FaultInjector, Null
 
 FILLING = 0xA5
 
@@ -63,6 +66,28 @@ def vector_marks_of_a_request(kit: Kit) -> None:
     ):
         found = zone.zone_watermark_ok(0, mark, 0, flags)
         expect(kit, "S16", f"64 free pages are above {mark} with flags {flags:#x}", found, passes)
+
+
+@scenario
+def vector_a_reserved_block_is_for_the_urgent(kit: Kit) -> None:
+    """When the reserve alone has a block that is large enough, a zone has one for urgent and dying requests only."""
+    kit.build(("Normal", 64))
+    zone = kit.zones[0]
+    reserved, *others = kit.alloc_all(3)
+    zone.set_block_type(reserved, MIGRATE_HIGHATOMIC, move=False)
+    for pfn in range(others[0], others[0] + 8, 2):  # single pages of other types, enough for any mark
+        zone.claim_range(pfn, 0)
+        kit.free(pfn, 0)
+    kit.free(reserved, 3)
+    for flags, passes in (
+        (0, False),
+        (ALLOC_NON_BLOCK, False),
+        (ALLOC_MIN_RESERVE, False),
+        (ALLOC_HIGHATOMIC, True),
+        (ALLOC_OOM, True),
+    ):
+        found = zone.zone_watermark_ok(1, 0, 0, flags)
+        expect(kit, "S16", f"there is a block of order 1 for flags {flags:#x}", found, passes)
 
 
 @scenario
@@ -276,6 +301,60 @@ def an_owner_looks_at_every_page(kit: Kit) -> None:
     expect(kit, "witness", "frees of the two blocks", (giver.stats.frees, taker.stats.frees), (1, 1))
     expect(kit, "witness", "blocks with a wiped page that were seen", len(audit.told), 1)
     kit.memory.close()
+
+
+class _Most:
+    """Hears what an allocator thread allocates itself; stops it at its eighth block."""
+
+    def __init__(self, stop: Event) -> None:
+        self.stop = stop
+        self.held: set[int] = set()
+        self.most = self.allocs = 0
+
+    def allocated(self, pfn: int, order: int, stamp: int) -> None:
+        self.held.add(pfn)
+        self.most = max(self.most, len(self.held))
+        self.allocs += 1
+        if self.allocs == 8:
+            self.stop.set()
+
+    def freeing(self, pfn: int, order: int, stamp: int) -> None:
+        self.held.discard(pfn)
+
+    def violation(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+@scenario
+def who_frees_for_others_keeps_to_his_own(kit: Kit) -> None:
+    """An allocator thread frees what another one handed over: it may hold no more than its own four pages then."""
+    kit.build(("Normal", 64))
+    stop, go = kit.sync.event("stop"), kit.sync.event("go")
+    go.set()
+    audit = _Most(stop)
+    given = kit.memory.alloc_pages(GFP_KERNEL, 3)
+    assert given is not None
+    full = (Rhythm(fill=1.0, seconds=1.0),)
+    load = Load(4, full, Mix(((0, 0), 1)), Mix((GFP_KERNEL, 1)), towards=1.0, handover=0.0, inbox_max=1)
+    thread = Allocator(
+        0, kit.memory, kit.sync, kit.sync.rng(1), kit.sync.rng(2), load,
+        audit=audit, inboxes=[deque([Held(given, 3, 0)])], stop=stop, go=go,
+    )  # fmt: skip
+    thread.run()
+    expect(kit, "witness", "single pages held at most, and in the end", (audit.most, len(audit.held)), (4, 0))
+
+
+@scenario
+def a_lost_batch_has_failed(kit: Kit) -> None:
+    """The completion of a batch is lost until somebody releases it: it has failed, nothing becomes Reported (S14)."""
+    kit.build(("Normal", 64), capacity=2)
+    injector = FaultInjector(Null(), kit.sync, kit.sync.rng(1), lose_rate=1.0)
+    kit.host.inner = injector
+    kit.spawn("release", injector.release)
+    one_pass(kit)
+    expect(kit, "S14", "failed batches", kit.reporting.stats.failed_batches, 1)
+    expect(kit, "S14", "Reported blocks", sum(kit.zones[0].nr_reported), 0)
+    kit.reporting.unregister(kit.device)
 
 
 @scenario

@@ -261,6 +261,27 @@ def vector_high_atomic_whole_percent(kit: Kit) -> None:
 
 
 @scenario
+def vector_isolation_leaves_the_reserve_out(kit: Kit) -> None:
+    """Free pages of a reserved pageblock do not count for the min mark under which no block is taken (v6.13)."""
+    for usable_short in (False, True):
+        kit.build(("Normal", 64), capacity=1)
+        zone = kit.zones[0]
+        reserved, whole, spare, *_ = kit.alloc_all(3)
+        zone.set_block_type(reserved, MIGRATE_HIGHATOMIC, move=False)
+        for pfn in (reserved, spare):
+            zone.claim_range(pfn, 2)
+            kit.free(pfn, 2)
+        kit.free(whole, 3)
+        # 16 pages are free, 4 of them reserved: 8 may go if more than the mark's stay, of 12 or of 16.
+        zone.set_watermarks(4 if usable_short else 3, 0, 0)
+        one_pass(kit)
+        refused = usable_short and kit.revision.highatomic_free_withheld
+        expect_batches(kit, [] if refused else [[whole]])
+        kit.reporting.unregister(kit.device)
+        kit.host.batches.clear()
+
+
+@scenario
 def vector_order_is_settled_once(kit: Kit) -> None:
     """Register a second device with an order of its own: kernels since v6.2 go by the first one's (run 116)."""
     kit.build(("Normal", 32), order=2)
