@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from hypothesis import settings
@@ -263,20 +264,47 @@ def recorded_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def in_child() -> Callable[[Callable[[], None]], int]:
-    """Run a function in a fork of this process; its exit status, 9 for an exception, negative for a hang."""
+def in_child(tmp_path: Path) -> Callable[[Callable[[], None]], int]:
+    """Run a function in a fork of this process; its exit status, 9 for an exception. A hang fails, with its stacks."""
 
     def run(body: Callable[[], None]) -> int:
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(int(PATIENCE_S))
+        with (tmp_path / "stacks of the child").open("w+") as told:
+            # In C, and so wherever it stands: `os.fork` itself runs code in the child, before it returns there.
+            faulthandler.register(signal.SIGUSR1, told)
             try:
-                body()
-            except BaseException:
-                traceback.print_exc()
-                os._exit(9)
-            os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                return _await_child(_fork_and_run(body), told)
+            finally:
+                faulthandler.unregister(signal.SIGUSR1)
 
     return run
+
+
+def _fork_and_run(body: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            body()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(9)
+        os._exit(0)
+    return child
+
+
+def _await_child(child: int, told: TextIO) -> int:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline_s:
+            break
+        time.sleep(POLL_S)
+    os.kill(child, signal.SIGUSR1)
+    deadline_s = time.monotonic() + LEAVING_S
+    while not os.fstat(told.fileno()).st_size and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    told.seek(0)
+    pytest.fail(f"the child of a fork did not end within {PATIENCE_S:g} s\n{told.read()}")
