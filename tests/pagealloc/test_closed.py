@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
+from places import act_at
 
 from pagealloc import GFP_KERNEL, GFP_ZERO, Memory, MemoryClosed, ZoneSpec, validate
 from pagealloc.sync import Sync
@@ -16,8 +18,8 @@ NR_PAGES = 4096
 LARGEST = 10
 
 
-def build(*, page_sets: bool = True) -> Memory:
-    return Memory([ZoneSpec("DMA32", NR_PAGES), ZoneSpec("Normal", NR_PAGES)], page_sets=page_sets)
+def build(*, page_sets: bool = True, **options: Any) -> Memory:
+    return Memory([ZoneSpec("DMA32", NR_PAGES), ZoneSpec("Normal", NR_PAGES)], page_sets=page_sets, **options)
 
 
 @pytest.mark.parametrize("page_sets", [True, False], ids=["page sets", "no page sets"])
@@ -82,6 +84,34 @@ def test_closing_waits_for_nobody_and_whoever_is_inside_ends_his_operation(sync:
     assert not zone.lock.locked()
     with pytest.raises(MemoryClosed), zone.lock:
         pass
+
+
+@pytest.mark.interpreted("nothing runs between two instructions")
+@pytest.mark.parametrize("page_sets", [True, False], ids=["page sets", "no page sets"])
+@pytest.mark.parametrize("order", [0, 3])
+def test_wherever_a_finalizer_allocates_in_the_closing_it_gets_a_block_or_is_told(
+    page_sets: bool, order: int
+) -> None:
+    got: list[int | None] = []
+    told: list[MemoryClosed] = []
+    place = 1
+    while True:
+        memory = build(page_sets=page_sets, ram=None)
+
+        def allocate(_: object) -> None:
+            try:
+                got.append(memory.alloc_pages(GFP_KERNEL, order))  # noqa: B023
+            except MemoryClosed as error:
+                told.append(error)
+
+        if not act_at(place, allocate, memory.close):
+            break
+        assert len(got) + len(told) == place
+        assert not any(zone.lock.locked() for zone in memory.zones), place
+        place += 1
+    assert None not in got
+    assert got
+    assert told
 
 
 @pytest.mark.parametrize("page_sets", [True, False], ids=["page sets", "no page sets"])

@@ -6,56 +6,26 @@ import gc
 import mmap
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import pytest
+from places import act_at, interrupt_at
 
 import pagealloc
 from pagealloc import GFP_KERNEL, Memory, Zone, ZoneSpec, validate
-from pagealloc.errors import AnotherProcess, RamError, TornZone, ZoneBusy
+from pagealloc.errors import AnotherProcess, MemoryClosed, RamError, TornZone, ZoneBusy
 from pagealloc.mmzone import MIGRATE_MOVABLE, MIGRATE_UNMOVABLE
 from pagealloc.ram import Ram
 from pagealloc.tracepoints import StatLock
 
-HOME = str(Path(pagealloc.__file__).parent)
 NR_PAGES = 4096
 
 
 def build(*, page_sets: bool = False) -> Memory:
     return Memory([ZoneSpec("Normal", NR_PAGES)], ram=None, page_sets=page_sets)
-
-
-def interrupt_at(place: int, operation: Callable[[], object]) -> bool:
-    """Raise KeyboardInterrupt at one bytecode of the product's; False if the operation has fewer."""
-    left = place
-
-    def tracer(frame: FrameType, event: str, arg: object) -> object:
-        nonlocal left
-        if not frame.f_code.co_filename.startswith(HOME):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return tracer
-
-    before = sys.gettrace()
-    gc.disable()  # what the collector runs is not the operation's
-    sys.settrace(tracer)  # type: ignore[arg-type]
-    try:
-        operation()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    return left <= 0
 
 
 @pytest.mark.interpreted("no exception comes between two instructions")
@@ -91,6 +61,43 @@ def test_wherever_an_exception_comes_from_outside_no_lock_is_held_and_what_is_to
         place += 1
     assert place > 50
     assert torn or (what, page_sets) == ("drain", False)
+
+
+RETURNING = 3  # bytecodes at most, from the end of the `try` on: there nothing can be done about an exception
+
+
+@pytest.mark.interpreted("no exception comes between two instructions")
+def test_wherever_an_exception_comes_into_an_allocation_no_block_is_left_that_nobody_was_told_of() -> None:
+    place, lost = 1, []
+    while True:
+        memory = build()
+        (zone,) = memory.zones
+        # Its way out is a long one.
+        zone.use_lock(StatLock(zone.lock.raw, memory.sync, zone.number, None, None))
+        if not interrupt_at(place, lambda: zone.rmqueue_buddy(4, 1)):  # noqa: B023
+            break
+        if zone.lock.refusal is None and validate(zone).allocated:
+            lost.append(place)
+        place += 1
+    assert validate(zone).allocated == 16
+    assert lost
+    assert lost[0] >= place - RETURNING
+
+
+def test_a_block_of_an_allocation_that_is_interrupted_when_it_has_left_the_zone_is_free_again() -> None:
+    (zone,) = build().zones
+    give = zone.lock.give
+
+    def give_and_raise() -> None:
+        zone.lock.give = give
+        give()
+        raise KeyboardInterrupt
+
+    zone.lock.give = give_and_raise
+    with pytest.raises(KeyboardInterrupt):
+        zone.rmqueue_buddy(4, 1)
+    assert zone.nr_free_pages == NR_PAGES
+    assert not zone.lock.locked()
 
 
 BLOCK = 1024  # a pageblock in the middle of the zone, and the first page of an allocation of order 10
@@ -218,6 +225,32 @@ def test_what_a_finalizer_is_refused_lets_nobody_else_into_its_threads_operation
             zone.set_watermarks(0, 0, 0)
         assert kept
         assert all(kept)
+
+
+@pytest.mark.interpreted("nothing runs between two instructions")
+@pytest.mark.parametrize("order", [3, 10], ids=["in one piece", "in several"])
+def test_wherever_a_second_finalizer_frees_on_the_way_out_the_next_operation_has_no_block_left(
+    order: int,
+) -> None:
+    """The first one left a block, and whoever was inside frees that when the second comes."""
+    place = 1
+    while True:
+        memory = build()
+        (zone,) = memory.zones
+        first, second, other = (memory.alloc_pages(GFP_KERNEL, each) for each in (order, 3, 0))
+        assert first is not None
+        assert second is not None
+        assert other is not None
+        zone.lock.acquire()
+        memory.free_pages(first, order)
+        came = act_at(place, lambda _: memory.free_pages(second, 3), zone.lock.release)  # noqa: B023
+        memory.free_pages(other, 0)
+        assert zone.nr_left_pages() == 0, place
+        if not came:
+            break
+        assert memory.nr_free_pages() == NR_PAGES, place
+        place += 1
+    assert place > 50
 
 
 @pytest.mark.interpreted("no exception comes between two instructions")
@@ -390,3 +423,21 @@ def test_a_discard_keeps_what_it_needs_while_the_memory_is_closed(
             os.fstat(fd)
     with pytest.raises(RamError):
         ram.discard(0, 1)
+
+
+@pytest.mark.interpreted("nothing runs between two instructions")
+@pytest.mark.parametrize("kind", ["anonymous", "memfd"])
+def test_wherever_a_memory_is_closed_in_a_discard_that_goes_well_or_says_so(kind: str) -> None:
+    place, refused = 1, 0
+    while True:
+        ram = Ram(0, 64, kind)  # type: ignore[arg-type]
+        try:
+            closed = act_at(place, lambda _: ram.close(), lambda: ram.discard(0, mmap.PAGESIZE))  # noqa: B023
+        except MemoryClosed:
+            closed, refused = True, refused + 1
+        if not closed:
+            break
+        place += 1
+    ram.close()
+    assert place > 20
+    assert 0 < refused < place - 1

@@ -1,0 +1,56 @@
+"""Something happens in the middle of an operation, between any two bytecodes of the product's."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pagealloc
+
+HOME = str(Path(pagealloc.__file__).parent)
+
+
+def act_at(place: int, act: Callable[[FrameType], object], operation: Callable[[], object]) -> bool:
+    """Do something at one bytecode of the product's in an operation; False if the operation has fewer.
+
+    `act` gets the frame that it comes into, and runs on the operation's own thread, as a finalizer does.
+    """
+    left = place
+
+    def tracer(frame: FrameType, event: str, arg: object) -> object:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(HOME):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                act(frame)
+        return tracer
+
+    # CPython 3.12 tells of none if nobody wanted them before the tracing began.
+    sys._getframe().f_trace_opcodes = True
+    before = sys.gettrace()
+    gc.disable()  # what the collector runs is not the operation's
+    sys.settrace(tracer)  # type: ignore[arg-type]
+    try:
+        operation()
+    finally:
+        sys.settrace(before)
+        gc.enable()
+    return left <= 0
+
+
+def interrupt_at(place: int, operation: Callable[[], object]) -> bool:
+    """Raise KeyboardInterrupt at one bytecode of the product's; False if the operation has fewer."""
+    try:
+        return act_at(place, _interrupt, operation)
+    except KeyboardInterrupt:
+        return True
+
+
+def _interrupt(_: FrameType) -> None:
+    raise KeyboardInterrupt
