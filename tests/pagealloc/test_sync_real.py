@@ -188,11 +188,18 @@ def test_who_has_spun_long_enough_parks(
         return take(*blocking)
 
     lock.try_once = acquire  # type: ignore[assignment]
-    thread = RealSync().spawn("waiter", lambda: (lock.acquire(), lock.release())[1])
+    said: list[bool] = []
+
+    def wait() -> None:
+        said.append(lock.acquire())
+        lock.release()
+
+    thread = RealSync().spawn("waiter", wait)
     assert about_to_park.wait(PATIENCE_S)
     assert len(yielded) == yields
     lock.release()
     join_all(thread)
+    assert said == [True], "who parked has the lock, and is told so"
 
 
 # -- threads, clocks -----------------------------------------------------------------------------------
@@ -204,6 +211,33 @@ def test_a_thread_that_never_ends_does_not_keep_the_process_alive() -> None:
     assert thread.join(PATIENCE_S)
 
     assert seen == [True]
+
+
+def test_a_value_that_a_finalizer_made_superfluous_is_retired_at_once(
+    join_all: Callable[..., None], until: Callable[..., None]
+) -> None:
+    """The finalizer looks while its thread's value is made, so there are two, and the thread keeps the first."""
+    sync = RealSync()
+    made, seen = [0], [0]
+    retired: list[int] = []
+    alive: list[int] = []
+
+    def make() -> int:
+        number = made[-1] + 1
+        made.append(number)
+        if number == 2:  # the first is this thread's own
+            seen.append(local.value)
+        return number
+
+    local = sync.local(make, retired.append)
+
+    def look() -> None:
+        seen.append(local.value)
+        alive.extend(retired)
+
+    join_all(sync.spawn("looks", look))
+    assert (made, seen, alive) == ([0, 1, 2, 3], [0, 3, 3], [2])
+    until(lambda: retired == [2, 3], "the thread's value is retired, too")
 
 
 def test_the_clocks_are_the_machines() -> None:

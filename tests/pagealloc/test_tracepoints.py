@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from pagealloc import GFP_KERNEL, Memory, RealSync, ZoneSpec
 from pagealloc.sync import Sync
-from pagealloc.tracepoints import Record, StatLock, Tracer
+from pagealloc.tracepoints import Buffer, Record, StatLock, Tracer
 from pagealloc.zone import Zone
 
 
@@ -79,6 +81,53 @@ def test_the_buffers_of_threads_that_ended_are_forgotten_once_they_were_collecte
         join_all(sync.spawn("teller", lambda: trace("violation", "x")))
     assert len(tracer.collect()) == 50
     assert len(tracer._buffers) <= 1  # the one that made the tracer has one too
+
+
+@pytest.mark.interpreted("a call goes past what stands in for a method")
+def test_what_a_thread_tells_between_its_buffers_turn_and_its_end_is_in_the_next_collection(
+    sync: Sync, join_all: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = Tracer(sync)
+    trace = tracer.thread_trace()
+    told, leave = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        trace("first")
+        told.set()
+        assert leave.wait(20)
+        trace("second")
+
+    thread = sync.spawn("teller", tell)
+    assert told.wait(20)
+    take = Buffer.take
+
+    def take_and_let_go(buffer: Buffer) -> list[Record]:
+        taken = take(buffer)
+        if taken:
+            leave.set()
+            join_all(thread)
+        return taken
+
+    monkeypatch.setattr(Buffer, "take", take_and_let_go)
+    collections = [[names(records) for _, records in tracer.collect()] for _ in range(3)]
+    assert collections == [[["first"]], [["second"]], []]
+
+
+class Busy(list[Any]):
+    """A list to which its thread appends as soon as it was copied."""
+
+    def __getitem__(self, key: Any) -> Any:
+        copy = super().__getitem__(key)
+        self.append(("between",))
+        return copy
+
+
+@pytest.mark.interpreted("a copy goes past what a list does in its own way")
+def test_what_a_thread_tells_while_its_buffer_is_taken_stays_for_the_next_time() -> None:
+    buffer = Buffer(0, "teller")
+    buffer.records = Busy([("before",)])
+    assert names(buffer.take()) == ["before"]
+    assert names(buffer.records) == ["between"]
 
 
 def test_a_full_buffer_ends_with_a_mark_and_drops_what_follows_until_it_was_collected(sync: Sync) -> None:
