@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -18,7 +19,7 @@ from pagealloc.zone import Zone
 from workers import Discard, Null, PageReportingDevice, WorkerDied, Workqueue, reporting
 from workers.child import Child
 from workers.errors import TEXT_MAX, ReporterError, describe_error
-from workers.page_reporting import Batch, DeviceBusy, PageReporting
+from workers.page_reporting import Batch, DeviceBusy, PageReporting, ReporterStuck
 from workers.workqueue import DelayedWork
 
 NR_PAGES = 8192
@@ -69,6 +70,38 @@ def test_the_worker_has_stopped_before_the_memory_closes_on_every_way_out(
     assert core is not None
     assert core.device is None
     assert not core.running()
+
+
+class Stuck:
+    """A reporter that does not come back before it is let go."""
+
+    def __init__(self) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        self.entered.set()
+        self.leave.wait()
+
+
+def test_a_reporter_that_does_not_come_back_is_left_to_itself_after_the_time_that_was_given(
+    sync: Sync, join_all: Callable[..., None]
+) -> None:
+    memory, reporter = Memory([ZoneSpec("Normal", NR_PAGES)], ram=None), Stuck()
+    told: list[str] = []
+
+    def leave() -> None:
+        with (
+            pytest.raises(ReporterStuck),
+            reporting(memory, reporter, delay_s=0, capacity=1, timeout_s=0.1),
+        ):
+            assert reporter.entered.wait(20)
+        told.append("left")
+
+    try:
+        join_all(sync.spawn("leaves", leave))
+    finally:
+        reporter.leave.set()
+    assert told
 
 
 def build(reporter: object) -> tuple[Memory, PageReporting, Workqueue]:
@@ -220,6 +253,31 @@ def test_whoever_asks_a_dead_worker_is_told_with_its_failure(
     assert pfn is not None
     memory.free_pages(pfn, 9)  # asks for a report, which nobody will make: a free goes well all the same
     core.unregister(device, 5)
+
+
+class RaisingOnce(Raising):
+    """The same, and then it takes whatever it is given."""
+
+    raised = False
+
+    def report(self, zone: Zone, batch: Batch) -> None:
+        if not self.raised:
+            self.raised = True
+            raise self.error
+
+
+def test_what_ended_a_pass_that_was_run_by_hand_ends_no_later_one() -> None:
+    memory, core, _ = build(RaisingOnce(Stop("enough")))
+    (zone,) = memory.zones
+    with pytest.raises(Stop, match="enough"):
+        core.run_now()
+    for _ in range(2):
+        pfn = memory.alloc_pages(GFP_KERNEL, 9)
+        assert pfn is not None
+        memory.free_pages(pfn, 9)
+        assert core.run_now()
+    assert core.stats.reported_blocks
+    assert validate(zone).in_flight == 0
 
 
 def test_a_started_queue_says_what_it_cannot_do() -> None:
