@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from pagealloc.mmzone import MIGRATE_TYPES, ORDERS_MAX
+from pagealloc.mmzone import MIGRATE_ISOLATE, MIGRATE_TYPES, ORDERS_MAX
 from pagealloc.page_flags import (
     ALLOCATED,
     BUDDY,
@@ -99,6 +99,7 @@ def lay_out(zone: Zone, lists: Iterable[tuple[int, int, list[int]]], types: byte
             zone.account_freepages(1 << order, migratetype)
     start = first >> zone.pageblock_order
     zone.pageblock_types[start : start + len(types)] = types
+    zone.nr_isolate_pageblock = types.count(MIGRATE_ISOLATE)
 
 
 def set_lru(zone: Zone, pfn: int, count: int) -> None:

@@ -51,8 +51,9 @@ def validate(zone: Zone) -> Census:
 
     Finds: a frame that belongs to no block or to two, a block that is not aligned, Reported on anything but
     the head of a listed free block, a list that is broken or longer than its count, a free count that is
-    not what the lists hold, a list of another type than its blocks' pageblocks where the kernel keeps them
-    together, free buddies below pageblock order that did not merge, and that the zone is shut (`zone_lock`).
+    not what the lists hold, a count of withheld pageblocks that is not their number, a list of another type than
+    its blocks' pageblocks where the kernel keeps them together, free buddies below pageblock order that did not
+    merge, and that the zone is shut (`zone_lock`).
     """
     census = Census()
     if zone.lock.refusal not in (None, MemoryClosed):  # a closed zone is as whole as it was
@@ -137,6 +138,11 @@ def _walk_lists(zone: Zone, census: Census, heads: dict[int, int]) -> None:
         census.problem(
             f"zone {zone.name} counts {zone.nr_free_highatomic} free high-atomic pages, "
             f"its lists hold {highatomic} (S5)"
+        )
+    withheld = zone.pageblock_types.count(MIGRATE_ISOLATE)
+    if withheld != zone.nr_isolate_pageblock:
+        census.problem(
+            f"zone {zone.name} counts {zone.nr_isolate_pageblock} withheld pageblocks, there are {withheld} (S5)"
         )
     if pages != zone.nr_free_pages:
         census.problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pagealloc.memory import Memory
+from pagealloc.pageblock import Pageblocks
 from pagealloc.pcp import PageSets
 from pagealloc.zone import Zone
 from pagealloc.zone_lock import ZoneLock
@@ -41,7 +42,7 @@ COMPANY = {
     ),
     "M-91": Mutant(
         "looks whether a pageblock is withheld before it has the lock under which it gives it back",
-        "S5",
+        "S1..S5",
         (
             edited(
                 Zone,
@@ -169,6 +170,21 @@ COMPANY = {
                 -     break
                 + if verdict == STOP:
                 +     return error
+                """,
+            ),
+        ),
+    ),
+    "M-174": Mutant(
+        "does not count a pageblock that it withholds",
+        "S1..S5",
+        (
+            edited(
+                Pageblocks,
+                "set_migratetype_isolate",
+                """
+                - self.nr_isolate_pageblock += 1
+                - return True
+                + return True
                 """,
             ),
         ),

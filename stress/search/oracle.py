@@ -190,6 +190,7 @@ class Oracle:
             zone.nr_reported,
             zone.nr_free_pages,
             zone.pageblock_types,
+            zone.nr_isolate_pageblock,
             zone.watermark,
             zone.watermark_boost,
             zone.nr_reserved_highatomic,

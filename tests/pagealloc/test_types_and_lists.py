@@ -202,7 +202,10 @@ def freed_whole(first: int, second: int, revision: Revision = V6_12) -> tuple[Zo
     exhaust(zone, 0, MOVABLE)
     zone.claim_range(START_PFN, 4)
     zone.set_block_type(START_PFN, first, move=False)
-    zone.set_block_type(START_PFN + 8, second, move=False)
+    if second == ISOLATE:
+        zone.isolate_pageblock(START_PFN + 8)
+    else:
+        zone.set_block_type(START_PFN + 8, second, move=False)
     listener = Listener(zone, 3)
     zone.free_pages_ok(START_PFN, 4)
     return zone, listener

@@ -147,6 +147,10 @@ def miscount_the_pages(zone: Zone) -> None:
     zone.nr_free_pages += 1
 
 
+def miscount_the_withheld_pageblocks(zone: Zone) -> None:
+    zone.nr_isolate_pageblock += 1
+
+
 def hand_out_a_listed_block(zone: Zone) -> None:
     zone.state[48] = IN_FLIGHT | 4
 
@@ -170,6 +174,7 @@ FAULTS: list[tuple[Callable[[Zone], None], str]] = [
     (raise_a_mark_behind_the_back_of_the_fast_ones, "zone Normal has its fast marks at [0, 0, 0, 0, 0]"),
     (miscount_the_blocks, "counts 1 free blocks of order 4, its lists hold 2 (S4)"),
     (miscount_the_pages, "zone Normal counts 45 free pages, its lists hold 44 (S5)"),
+    (miscount_the_withheld_pageblocks, "zone Normal counts 1 withheld pageblocks, there are 0 (S5)"),
     (hand_out_a_listed_block, "pfn 0x40 on list 4.1 of zone Normal is in flight to the reporter (order 4)"),
 ]
 
