@@ -1,10 +1,10 @@
 """What the records of one log say of each other, where no rule about memory reads it.
 
 A batch's number, a device's name or a count in a sample break no promise of the allocator's. But a log whose records
-contradict each other proves nothing, whoever altered it, so they are judged as well, as the invariant `log`. A search
-has no use for this: there, whoever tells of events is the program itself.
+contradict each other proves nothing, whoever altered it, so they are judged as well, as the invariant `log`. So is a
+tracepoint that says of its event what is not so: a search holds the events of its first execution against each other.
 
-It hears each record before the judge does, whose shadows it asks for what the zones were up to then.
+It asks the shadows of a judge for what the zones were up to a record, so the judge must not have heard that one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from pagealloc.mmzone import MIGRATE_HIGHATOMIC, MIGRATE_PCPTYPES, WMARK_HIGH, WMARK_LOW, ZONE_NAMES
 from stress.invariants.judge import NO_PAGE, Handler, Judge
-from stress.invariants.lists import Blocks
+from stress.invariants.lists import Blocks, Fail
 from stress.invariants.rules import FALLBACKS, boost_fits, request_of, starting_mark
 from stress.invariants.shadow import ShadowZone
 
@@ -23,9 +23,9 @@ from stress.invariants.shadow import ShadowZone
 class Agreement:
     """Feed it the records that a judge is about to hear; what contradicts another one breaks the invariant `log`."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, fail: Fail) -> None:
         self._judge = judge
-        self._fail: Callable[[str], None] = lambda text: judge.fail("log", text)
+        self._fail: Callable[[str], None] = lambda text: fail("log", text)
         self._zones: set[str] = set()  # that the run was told to build, as [NODE:]NAME; empty if nobody says
         self._asked: dict[int, int] = {}  # zone for whose lock a thread waits
         self._freed: dict[int, tuple[int, int, int]] = {}  # what came to a zone's lists last
@@ -63,6 +63,17 @@ class Agreement:
     def handlers(self) -> dict[str, Handler]:
         """What to call for each event that another one tells of, too."""
         return {event: MethodType(handler, self) for event, handler in HANDLERS.items()}
+
+    def hear(self, judge: Judge, event: str, thread: int, zone: int | None, fields: tuple[Any, ...]) -> None:
+        """Hear an event of a search, where another judge comes after each one: `judge` is the one before it."""
+        self._judge = judge
+        if event == "lock_release":
+            assert zone is not None
+            self._wanted.pop(thread, None)  # a scenario asks zones, too, past all requests
+            self.lock_release(thread, zone, 0, 0, 0, "")
+        elif event in HANDLERS and event not in UNTOLD:
+            place = () if zone is None else (zone, 0)
+            HANDLERS[event](self, thread, *place, *fields)
 
     def _expect(self, what: str, told: object, known: object) -> None:
         if told != known:
@@ -339,7 +350,7 @@ class Agreement:
         self._expect("the device", device, self._device)
 
     def request(self, thread: int, state: str) -> None:
-        if state not in ("idle", "active"):
+        if state not in ("idle", "active", "requested"):
             self._fail(f"a request met the state {state}")
         self._active += state == "active"
 
@@ -522,6 +533,7 @@ class Agreement:
 
 
 BLOCK_FIELDS = 3  # pfn, order and type: what was taken of the own lists
+UNTOLD = ("set_watermarks",)  # in a search: a scenario chooses marks that no memory comes to by itself
 BUDDY_LEVELS = 2  # of the largest orders, which need no guess whether a merge is likely
 
 HANDLERS: dict[str, Handler] = {

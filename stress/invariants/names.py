@@ -43,7 +43,7 @@ INVARIANTS = {
     "L7": "an allocation that failed because of blocks in flight succeeds when they are back",
     "L8": "a failed batch is retried at the next request",
     "witness": "the run itself saw nothing wrong",
-    "log": "the records of a log agree with each other",
+    "log": "what is told of an event agrees with what is told of others",
     "stats": "the worker counts the batches and blocks that there were",
     "vectors": "lists, batches and types are the kernel's, entry for entry",
     "deadlock": "nobody waits for ever",

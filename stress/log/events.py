@@ -335,7 +335,10 @@ class Notify(Record, tag="page_reporting_notify"):
 
 
 class Request(Record, tag="page_reporting_request"):
-    """A request changed the device's state to requested; `state` is what it was: idle, or active."""
+    """A request changed the device's state to requested; `state` is what it was: idle, or active.
+
+    Of two requests in two zones that have both found that nobody asked so far, the second one finds it requested.
+    """
 
     state: str
 

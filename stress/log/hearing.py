@@ -30,7 +30,7 @@ class Hearing:
         self._handlers = {
             event: handler for event, handler in self.judge.handlers.items() if event not in unheard
         }
-        self.agreement = Agreement(self.judge)
+        self.agreement = Agreement(self.judge, fail)
         for event, handler in self.agreement.handlers.items():
             if event not in unheard:
                 self._handlers[event] = _both(handler, self._handlers.get(event))

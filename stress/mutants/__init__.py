@@ -4,7 +4,7 @@ Each has a number of its own; a letter behind the number is one more way to make
 are written as the diff that a bad patch would be (see `planting`). Nothing outside this folder knows them.
 
 One module for each kind: `flags`, `races`, `batches`, `visits`, `states`, `life`, `rest`, `types`,
-`company`, `limits`, `figures`.
+`company`, `limits`, `figures`, `records`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from stress.mutants.life import LIFE
 from stress.mutants.limits import LIMITS
 from stress.mutants.planting import Edit, Mutant, StaleMutant, install
 from stress.mutants.races import RACES
+from stress.mutants.records import RECORDS
 from stress.mutants.rest import REST
 from stress.mutants.states import STATES
 from stress.mutants.types import TYPES
@@ -39,6 +40,7 @@ MUTANTS: dict[str, Mutant] = {
     **COMPANY,
     **LIMITS,
     **FIGURES,
+    **RECORDS,
 }
 
 NOT_EXPRESSIBLE = {

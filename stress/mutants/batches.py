@@ -115,7 +115,7 @@ BATCHES = {
     ),
     "M-25a": Mutant(
         "hands a batch over in the order in which its blocks were isolated",
-        "vectors",
+        "log",
         (
             edited(
                 PageReporting,

@@ -190,7 +190,7 @@ LIFE = {
     ),
     "M-62": Mutant(
         "takes a batch back before the device has completed it",
-        "S13",
+        "log",
         (
             edited(
                 PageReporting,

@@ -189,7 +189,7 @@ REST = {
     ),
     "M-76": Mutant(
         "page sets hold orders up to 3 in every kernel",
-        "vectors",
+        "log",
         (
             edited(
                 Buddy,

@@ -185,7 +185,7 @@ VISITS = {
     ),
     "M-36": Mutant(
         "visits the largest blocks first",
-        "vectors",
+        "log",
         (
             edited(
                 PageReporting,
@@ -367,7 +367,7 @@ VISITS = {
     ),
     "M-43": Mutant(
         "puts blocks back at the end of the list that the other kernels take",
-        "vectors",
+        "log",
         (
             edited(
                 Zone,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 
@@ -18,7 +19,7 @@ from pagealloc.revision import Revision
 from pagealloc.sync_real import RealSync
 from stress.controlled.memory import StoreBuffers
 from stress.controlled.shrink import shrink
-from stress.controlled.strategy import Portfolio, Strategy
+from stress.controlled.strategy import Portfolio, Replay, Strategy
 from stress.controlled.world import Abandoned, Chooser, Coroutines, ScheduleError, Violation, World
 from stress.mutants import planted
 from stress.search.kit import Kit
@@ -28,6 +29,8 @@ from stress.search.trial import Trial
 
 # What becomes of a plain store: all see it at once, or it may wait in its task's store buffer.
 MEMORY_MODELS: dict[str, type[World]] = {"sc": World, "tso": StoreBuffers}
+
+CONTRADICTION = "log"  # the invariant that a record breaks which contradicts another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +103,22 @@ class Program:
             self._coroutines = None
 
     def execute(
-        self, chooser: Chooser, *, log: bool = False, world_class: type[World] | None = None
+        self,
+        chooser: Chooser,
+        *,
+        log: bool = False,
+        records: bool = False,
+        world_class: type[World] | None = None,
     ) -> World:
-        """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation)."""
+        """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation).
+
+        With `records`, what tracepoints tell of one event is held against what they tell of others.
+        """
         world = (world_class or MEMORY_MODELS[self.memory])(chooser, log=log)
         if self._coroutines is not None and world.coroutine is greenlet:
             world.coroutine = self._coroutines
         self._known.trim()
-        kit = Kit(world, self.revision, self._known)
+        kit = Kit(world, self.revision, self._known, records=records)
         if self.reporter is not None:
             kit.reporter = self.reporter()
         try:
@@ -132,39 +143,59 @@ def program(scenario: str, preset: str, reporter: Trial | None = None, memory: s
 
 
 def explore(subject: Program, strategy: Strategy, executions: int, mutant: str | None = None) -> Result:
-    """Execute up to `executions` schedules; stops at the first violation and shrinks it."""
+    """Execute up to `executions` schedules; stops at the first violation and shrinks it.
+
+    The first execution's records are held against each other: a field that is wrong is wrong in nearly every execution,
+    and to hear each takes time. What contradicts others is told in the end, if no rule is broken by then.
+    """
     sync = RealSync()
     result = Result(subject.name, subject.preset)
     begin_s = sync.monotonic()
+    contradicted: World | None = None
     with planted(mutant), subject.reusing():
         while result.executions < executions:
             chooser = strategy.begin()
             if chooser is None:
                 break
-            world = subject.execute(chooser)
+            world = subject.execute(chooser, records=not result.executions)
             strategy.end(world)
             result.executions += 1
             result.steps += world.steps
             if isinstance(world.failure, Violation):
                 result.found_by = strategy.found_by if isinstance(strategy, Portfolio) else strategy.name
-                result.first_switches = world.switches
-                simplest = shrink(subject.execute, world)
-                assert isinstance(simplest.failure, Violation)
-                result.failure = Failure(
-                    subject.name,
-                    subject.preset,
-                    mutant,
-                    subject.memory,
-                    simplest.failure.invariant,
-                    simplest.failure.text,
-                    simplest.schedule,
-                    simplest.switches,
-                )
+            if _is_contradiction(world):
+                contradicted, world = world, subject.execute(Replay(world.schedule))
+            if isinstance(world.failure, Violation):
+                contradicted = None
+                result.failure = _simplest(subject, world, mutant, result)
                 break
             if world.failure is None:
                 result.histories.add(world.history)
+        if contradicted is not None:
+            result.failure = _simplest(subject, contradicted, mutant, result)
     result.seconds = sync.monotonic() - begin_s
     result.distinct = len(result.histories)
     result.complete = strategy.complete
     result.covered = f"{strategy.covered()}; {result.distinct} distinct interleavings"
     return result
+
+
+def _is_contradiction(world: World) -> bool:
+    return isinstance(world.failure, Violation) and world.failure.invariant == CONTRADICTION
+
+
+def _simplest(subject: Program, world: World, mutant: str | None, result: Result) -> Failure:
+    """Shrink an execution that broke an invariant."""
+    result.first_switches = world.switches
+    simplest = shrink(partial(subject.execute, records=_is_contradiction(world)), world)
+    assert isinstance(simplest.failure, Violation)
+    return Failure(
+        subject.name,
+        subject.preset,
+        mutant,
+        subject.memory,
+        simplest.failure.invariant,
+        simplest.failure.text,
+        simplest.schedule,
+        simplest.switches,
+    )

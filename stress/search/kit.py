@@ -125,8 +125,8 @@ class Wishes(NamedTuple):
 class Kit(Setup):
     """The machine of one execution."""
 
-    def __init__(self, world: World, revision: Revision, known: Known) -> None:
-        super().__init__(world, revision, known)
+    def __init__(self, world: World, revision: Revision, known: Known, *, records: bool = False) -> None:
+        super().__init__(world, revision, known, records=records)
         self.host = Host(self)
         self.device: PageReportingDevice
         self.reporter: Tried | None = None  # a user's own, in the host's place
@@ -167,7 +167,7 @@ class Kit(Setup):
         another = self._wishes is not None and self.resting is None
         self.resting, self._wishes = machine, Wishes(lockless, delay_s, policy)
         self.device = PageReportingDevice(self.host, order=order, capacity=capacity, name="host")
-        if another or self.world.log is not None or self.reporter is not None:
+        if another or self.records or self.world.log is not None or self.reporter is not None:
             self.make_machine()
 
     @cached_property

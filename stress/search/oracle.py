@@ -27,7 +27,7 @@ from pagealloc.validate import validate
 from pagealloc.zone import Zone
 from stress.controlled.sync import ControlledCondition, ControlledLock, ControlledSync
 from stress.controlled.world import Subject
-from stress.invariants import Judge, ShadowZone
+from stress.invariants import Agreement, Judge, ShadowZone
 from stress.invariants.lists import copied
 from stress.log.snapshot import snapshot_zone
 from stress.search.known import Heard, Known, State, remember
@@ -53,7 +53,7 @@ TOLD = {
 class Oracle:
     """What the checks of one execution know, and the verdict."""
 
-    def __init__(self, sync: ControlledSync, known: Known) -> None:
+    def __init__(self, sync: ControlledSync, known: Known, *, records: bool = False) -> None:
         self.sync = sync
         self.world = sync.world
         self.judge: Judge  # who has heard all events so far
@@ -63,7 +63,9 @@ class Oracle:
         self._queue_lock: ControlledLock | None = None
         self._zones: list[WatchedZone] = []
         self._known = known
-        self._after = known.after
+        self._records = records  # whether events are held against each other, too
+        self._agreement: Agreement | None = None
+        self._after = {} if records else known.after  # whoever holds them has to hear every one
         self._agreed = known.agreed
         self._valid = known.valid
 
@@ -83,6 +85,8 @@ class Oracle:
         `judge` knows the zones as they are.
         """
         self.judge = judge
+        if self._records:
+            self._agreement = Agreement(judge, self.fail)
         for zone in memory.zones:
             zone.trace = self._zone_trace(zone)
             zone.tell_of_wrongs(self.fail)
@@ -134,7 +138,10 @@ class Oracle:
 
     def _first(self, heard: Heard) -> Judge:
         """Judge an event that nobody who knew the same has heard before."""
-        return self._known.judge(heard, self.fail)
+        judge = self._known.judge(heard, self.fail)
+        if self._agreement is not None:
+            self._agreement.hear(*heard)
+        return judge
 
     def _zone_trace(self, zone: Zone) -> Trace:
         world, after, number = self.world, self._after, zone.number

@@ -5,8 +5,8 @@ Until then there is nothing to choose, so what a step comes to depends on the st
 is taken once, with every look of the oracle, and whoever takes the same steps gets a copy of the machine behind them.
 
 So a kit has no machine until somebody comes to it, by one of its cached properties. From then on nobody knows what else
-is done to it, and every step is taken where it stands. So it is in an execution that is kept for its story, too, and in
-one with a user's own reporter, which may do things before it is registered.
+is done to it, and every step is taken where it stands. So it is in an execution that is kept for its story, or whose
+records are held against each other, and in one with a user's own reporter, which may do things before it is registered.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ class Setup:
 
     # No `__getattr__`: CPython 3.11 reads every attribute of such a class the slow way.
 
-    def __init__(self, world: World, revision: Revision, known: Known) -> None:
+    def __init__(self, world: World, revision: Revision, known: Known, *, records: bool = False) -> None:
         self.world = world
         self.revision = revision
         self.known = known
         self.sync = ControlledSync(world, known.lockdep)
-        self.oracle = Oracle(self.sync, known)
+        self.records = records  # whether events are held against each other, too
+        self.oracle = Oracle(self.sync, known, records=records)
         self.two_zones = False  # whether another zone stands below those that a scenario asks for
         self.resting: Machine | None = None  # a copy of it is to become the machine
 

@@ -263,6 +263,8 @@ def vector_high_atomic_whole_percent(kit: Kit) -> None:
 @scenario
 def vector_isolation_leaves_the_reserve_out(kit: Kit) -> None:
     """Free pages of a reserved pageblock do not count for the min mark under which no block is taken (v6.13)."""
+    if not kit.revision.highatomic_free_withheld:
+        return  # whole reserved pageblocks do not count there, and this one only looks like one
     for usable_short in (False, True):
         kit.build(("Normal", 64), capacity=1)
         zone = kit.zones[0]
@@ -275,8 +277,7 @@ def vector_isolation_leaves_the_reserve_out(kit: Kit) -> None:
         # 16 pages are free, 4 of them reserved: 8 may go if more than the mark's stay, of 12 or of 16.
         zone.set_watermarks(4 if usable_short else 3, 0, 0)
         one_pass(kit)
-        refused = usable_short and kit.revision.highatomic_free_withheld
-        expect_batches(kit, [] if refused else [[whole]])
+        expect_batches(kit, [] if usable_short else [[whole]])
         kit.reporting.unregister(kit.device)
         kit.host.batches.clear()
 

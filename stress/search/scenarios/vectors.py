@@ -253,8 +253,8 @@ def vector_marks(kit: Kit) -> None:
     free = zone.nr_free_pages
     room = 2 << 3  # pages of a batch of the smallest blocks; those here are twice as large
     marks = [(0, low, 0) for low in range(free - room - 1, free - room + 2)]
-    marks += [(0, low, 5) for low in range(free - room - 6, free - room - 3)]
-    marks += [(least, 20, boost) for least in range(free - 33, free - 14) for boost in (0, 1)]
+    marks += [(0, low, 8) for low in range(free - room - 9, free - room - 6)]
+    marks += [(least, 20, boost) for least in range(free - 33, free - 14) for boost in (0, 8)]
     for min_mark, low_mark, boost in marks:
         zone.set_watermarks(min_mark, low_mark, low_mark)
         zone.set_watermark_boost(boost)

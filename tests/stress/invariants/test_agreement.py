@@ -114,3 +114,12 @@ def test_a_move_to_another_list_than_the_pageblocks_is_noticed(which: int) -> No
     event, thread, fields = records[at]
     records[at] = event, thread, (*fields[:-2], MIGRATE_MOVABLE, fields[-1])
     assert judged(records) != []
+
+
+def test_of_two_requests_at_once_the_second_may_find_that_somebody_has_asked() -> None:
+    """Two zones' frees look at the state, both see that nobody asked, and then exchange it one after the other."""
+    requests: list[Heard] = [
+        ("page_reporting_request", task, (state,)) for task, state in ((1, "idle"), (2, "requested"))
+    ]
+    assert judged(requests) == []
+    assert judged([("page_reporting_request", 1, ("gone",))]) == ["log: a request met the state gone"]

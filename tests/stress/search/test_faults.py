@@ -94,6 +94,7 @@ SHOWN_BY = {
     "vector-who-is-refused-settles-no-order": "M-176",
     "vector-who-wakes-kswapd": "M-94",
     "who-frees-for-others-keeps-to-his-own": "M-112",
+    "vector-urgent-requests": "M-150 M-151",
     "withhold-and-give-back-twice-at-once": "M-91",
     "withhold-in-flight": "M-16",
     "zeroed-pages-are-zero": "M-61",
