@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import opcode
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import pagealloc
 
 HOME = str(Path(pagealloc.__file__).parent)
+# CPython 3.14 has it behind each conditional jump, and leaves it out of what a `try` covers. Only who traces sees it:
+# no finalizer, signal handler or exception comes there.
+NOT_TAKEN = opcode.opmap.get("NOT_TAKEN", -1)
 
 
 def act_at(place: int, act: Callable[[FrameType], object], operation: Callable[[], object]) -> bool:
@@ -25,7 +30,7 @@ def act_at(place: int, act: Callable[[FrameType], object], operation: Callable[[
         if not frame.f_code.co_filename.startswith(HOME):
             return None
         frame.f_trace_opcodes = True
-        if event == "opcode":
+        if event == "opcode" and _bytecode(frame.f_code)[frame.f_lasti] != NOT_TAKEN:
             left -= 1
             if left == 0:
                 act(frame)
@@ -42,6 +47,11 @@ def act_at(place: int, act: Callable[[FrameType], object], operation: Callable[[
         sys.settrace(before)
         gc.enable()
     return left <= 0
+
+
+@functools.cache
+def _bytecode(code: CodeType) -> bytes:
+    return code.co_code  # a new copy each time
 
 
 def interrupt_at(place: int, operation: Callable[[], object]) -> bool:
