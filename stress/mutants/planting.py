@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from textwrap import dedent, indent
-from types import FunctionType
+from types import FunctionType, ModuleType
 
 from pagealloc import mmzone, page_flags
 
 
 class StaleMutant(Exception):
     """The product changed: a planted fault's diff does not fit its method, or fits in two places."""
+
+
+Owner = type | ModuleType
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Edit:
 
     diff: str
 
-    def apply(self, owner: type, method: str) -> Callable[..., object]:
-        """Return the owner's method with the diff applied. Raises StaleMutant when it does not fit."""
+    def apply(self, owner: Owner, method: str) -> Callable[..., object]:
+        """Return the owner's method, or function, with the diff applied. Raises StaleMutant when it does not fit."""
         function = inspect.unwrap(getattr(owner, method))
         assert isinstance(function, FunctionType), f"{owner.__name__}.{method} is no plain method"
         lines = dedent(inspect.getsource(function)).splitlines()
@@ -41,7 +44,7 @@ class Edit:
             added = [line[2:] for line in hunk.splitlines() if line[0] != "-"]
             places = [at for at in range(len(lines)) if _undented(lines[at : at + len(removed)]) == removed]
             if len(places) != 1:
-                raise StaleMutant(f"{owner.__qualname__}.{method} has {len(places)} places for\n{hunk}")
+                raise StaleMutant(f"{owner.__name__}.{method} has {len(places)} places for\n{hunk}")
             at = places[0]
             margin = lines[at][: len(lines[at]) - len(lines[at].lstrip()) - _leading(removed[0])]
             lines[at : at + len(removed)] = [indent(line, margin) for line in added]
@@ -67,12 +70,12 @@ def _leading(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-Patch = tuple[type, str, Callable[..., object] | Edit]
+Patch = tuple[Owner, str, Callable[..., object] | Edit]
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A planted fault: what is wrong, what must notice it, and (class, method, replacement) for each patch.
+    """A planted fault: what is wrong, what must notice it, and (class or module, method, replacement) for each patch.
 
     `invariant` is the first thing that a search in all scenarios sees: an invariant of the oracle, `vectors`
     for the kernel's exact lists and batches, or `deadlock`, `livelock`, `lockdep`, `exception`.
@@ -83,8 +86,8 @@ class Mutant:
     patches: tuple[Patch, ...]
 
 
-def edited(owner: type, method: str, diff: str) -> Patch:
-    """Make the patch that applies a diff to a method."""
+def edited(owner: Owner, method: str, diff: str) -> Patch:
+    """Make the patch that applies a diff to a method, or to a function as one module has it that calls it."""
     return owner, method, Edit(diff)
 
 

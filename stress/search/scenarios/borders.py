@@ -56,6 +56,21 @@ def vector_a_parent_in_the_zone_below(kit: Kit) -> None:
 
 
 @scenario
+def vector_the_kept_back_block(kit: Kit) -> None:
+    """Free a block whose parent's buddy is free: it is kept back, at the tail, if the parent could merge further."""
+    for order in range(LAYOUT.nr_orders - 1):
+        kit.build(("Normal", 128))
+        first, _, aunt, other_aunt, *others = kit.alloc_all(order)
+        kit.free(others[4], order)
+        for pfn in (aunt, other_aunt):  # together the parent's buddy
+            kit.free(pfn, order)
+        kit.free(first, order)
+        kept_back = order + 1 < LAYOUT.top_order  # or the parent is as large as a block may be
+        expected = [others[4], first] if kept_back else [first, others[4]]
+        expect_list(kit, order, MIGRATE_MOVABLE, expected)
+
+
+@scenario
 def no_block_over_the_border(kit: Kit) -> None:
     """Name a block of which half lies in the next zone: that is an error, and nobody gets at the other half (S2)."""
     kit.build(("DMA32", 36), ("Normal", 28))

@@ -81,6 +81,51 @@ def busy_regions_wait(kit: Kit) -> None:
 
 
 @scenario
+def vector_a_busy_region_ends_at_its_end(kit: Kit) -> None:
+    """Free the last block of a region: what lies behind it is another region's, and need not wait."""
+    kit.build(("Normal", 1008), capacity=1, policy=QuietRegion(3.0))
+    kit.alloc_all(3)
+    kit.reporting.register(kit.device)
+    behind = 512  # pages of 2 MiB: where the second region begins
+    kit.free(behind + 16, 3)
+    kit.sync.sleep(4.0)
+    kit.free(behind - 8, 3)
+    kit.reporting.run_now()
+    expect_batches(kit, [[behind + 16]])
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
+def vector_a_rate_after_a_long_rest(kit: Kit) -> None:
+    """Let a pass of one block a second come after a hundred: it may report two blocks, and the rest in its turn."""
+    kit.build(("Normal", 112), capacity=4, policy=ConstantRate(BLOCK_BYTES))
+    for pfn in kit.alloc_all(3)[:10:2]:
+        kit.free(pfn, 3)
+    one_pass(kit)
+    kit.sync.sleep(100.0)
+    kit.reporting.run_now()
+    blocks = [len(batch) for batch in kit.host.batches]
+    expect(kit, "vectors", "blocks of the two passes", blocks, [1, 2])
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
+def a_second_device_keeps_what_was_told(kit: Kit) -> None:
+    """Register again with a policy that keeps pieces: what is Reported from before is known to it, block for block."""
+    policy = KeepOnSplit()
+    kit.build(("Normal", 64), policy=policy)
+    kit.start()
+    kit.settle()
+    kit.reporting.unregister(kit.device)
+    kit.reporting.register(kit.device)
+    zone = kit.zones[0]
+    blocks = [pfn for pfn in zone.list_pfns(4, MIGRATE_MOVABLE) if zone.is_reported(pfn)]
+    expect(kit, "vectors", "Reported blocks", len(blocks), 4)
+    expect(kit, "vectors", "those it knows", [pfn for pfn in blocks if policy.knows(pfn, 4)], blocks)
+    kit.rest()
+
+
+@scenario
 def a_constant_rate_gets_there(kit: Kit) -> None:
     """Stop at a quota of one block a second, in the middle of a list: the rest follows, pass by pass."""
     allocate_beside(kit, ConstantRate(BLOCK_BYTES))

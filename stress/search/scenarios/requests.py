@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections import deque
 
 from pagealloc.errors import RamError
-from pagealloc.gfp import GFP_ATOMIC, GFP_HIGH, GFP_KERNEL, GFP_MOVABLE
+from pagealloc.gfp import (
+    GFP_ATOMIC,
+    GFP_DMA32,
+    GFP_HIGH,
+    GFP_HIGHMEM,
+    GFP_HIGHUSER_MOVABLE,
+    GFP_KERNEL,
+    GFP_MOVABLE,
+)
+from pagealloc.inventory import set_uptodate
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import (
     ALLOC_HIGHATOMIC,
@@ -27,7 +36,7 @@ from stress.search.kit import LAYOUT, Kit
 from stress.search.scenarios.catalogue import scenario
 from stress.search.scenarios.vectors import expect, expect_types, one_pass
 from workers.allocators import Allocator, Held, Load, Mix, Rhythm
-from workers.reporters import Discard, FaultInjector, Null
+from workers.reporters import Discard, FaultInjector, Null, Sleep
 
 FILLING = 0xA5
 
@@ -47,6 +56,66 @@ def vector_marks_of_a_memory(kit: Kit) -> None:
     expect(kit, "S16", "marks of the higher zone", normal.watermark, [227, 283, 339])
     expect(kit, "S16", "reserve of the lower zone", low.lowmem_reserve, [0, 0, 32, 32, 32])
     expect(kit, "S16", "reserve of the higher zone", normal.lowmem_reserve, [0, 0, 0, 0, 0])
+
+
+@scenario
+def vector_marks_of_tokens(kit: Kit) -> None:
+    """High memory, and since v6.6 a zone Movable, keeps a token; its marks are as far apart as its share would be."""
+    specs = [ZoneSpec("Normal", 2048), ZoneSpec("HighMem", 40_960), ZoneSpec("Movable", 20_480)]
+    normal, high, movable = _unbooted(kit, specs, min_free_kbytes=1024).zones
+    if kit.revision.movable_keeps_token:
+        # 256 pages are shared out among Normal's 2048: shares of 256, 5120 and 2560; a 1024th of them is a token
+        marks = [[256, 320, 384], [40, 40 + 1280, 40 + 2560], [32, 32 + 640, 32 + 1280]]
+    else:  # among 22528: shares of 23, 465 and 232
+        marks = [[23, 28, 33], [40, 40 + 116, 40 + 232], [232, 232 + 58, 232 + 116]]
+    expect(kit, "S16", "marks", [normal.watermark, high.watermark, movable.watermark], marks)
+
+
+@scenario
+def vector_marks_of_nodes(kit: Kit) -> None:
+    """A zone keeps pages back for zones above it on its own node; what all keep is a root of the size of low memory."""
+    specs = [ZoneSpec("Normal", 2048), ZoneSpec("Normal", 8192, 1), ZoneSpec("Movable", 4096, 1)]
+    alone, below, _ = _unbooted(kit, specs).zones
+    expect(kit, "S16", "reserve of a zone that is alone on its node", alone.lowmem_reserve, [0] * 5)
+    expect(kit, "S16", "reserve of one with 4096 pages above", below.lowmem_reserve, [0, 0, 0, 0, 4096 // 32])
+    # sqrt(16 * 16 MiB) in KiB, for the 4096 pages of low memory alone: 512
+    low, _ = _unbooted(kit, [ZoneSpec("Normal", 4096), ZoneSpec("HighMem", 40_960)]).zones
+    expect(kit, "S16", "min mark of all low memory", low.watermark[0], 512 // 4)
+
+
+def _unbooted(kit: Kit, specs: list[ZoneSpec], min_free_kbytes: int | None = None) -> Memory:
+    """Build a memory that nobody watches: only what it keeps back is asked."""
+    return Memory(
+        specs,
+        revision=kit.revision,
+        sync=kit.sync,
+        ram=None,
+        page_sets=False,
+        min_free_kbytes=min_free_kbytes,
+    )
+
+
+@scenario
+def vector_zones_of_requests(kit: Kit) -> None:
+    """A request may use high memory if it says so, the zone Movable if it is movable too, and DMA32 if it must."""
+    kit.build(("DMA32", 32), ("Normal", 32), ("Movable", 32))
+    for gfp, name in (
+        (GFP_KERNEL | GFP_MOVABLE, "Normal"),
+        (GFP_HIGHUSER_MOVABLE, "Movable"),
+        (GFP_KERNEL | GFP_HIGHMEM, "Normal"),
+        (GFP_KERNEL | GFP_DMA32, "DMA32"),
+    ):
+        pfn = kit.memory.alloc_pages(gfp, 0)
+        expect(kit, "vectors", f"the zone for {gfp:#x}", kit.memory.zone_of(pfn or 0).name, name)
+
+
+@scenario
+def vector_a_boost_yields_to_an_urgent_page(kit: Kit) -> None:
+    """Ask urgently while the marks are boosted beyond what is free: a page is served, and nothing larger."""
+    kit.build(("Normal", 64), marks=(2, 3, 4))
+    kit.zones[0].set_watermark_boost(200)
+    served = [kit.memory.alloc_pages(GFP_HIGH, order) is not None for order in (1, 0)]
+    expect(kit, "S16", "orders 1 and 0 are served", served, [False, True])
 
 
 @scenario
@@ -177,13 +246,30 @@ def vector_who_wakes_kswapd(kit: Kit) -> None:
 @scenario
 def vector_claiming_counts_lru_pages(kit: Kit) -> None:
     """A movable request claims a pageblock when its free pages and its pages on an LRU list are half of it."""
+    for uptodate in (False, True):
+        kit.build(("Normal", 32))
+        zone = kit.zones[0]
+        pfn = kit.alloc_all(3)[0]
+        zone.set_block_type(pfn, MIGRATE_UNMOVABLE, move=False)
+        zone.claim_range(pfn + 4, 1)
+        zone.claim_range(pfn + 6, 1)
+        zone.lru_add(pfn + 4)
+        if uptodate:
+            set_uptodate(zone, pfn + 4)
+        kit.free(pfn + 6, 1)
+        expect(kit, "vectors", "the block that is stolen", kit.alloc(1), pfn + 6)
+        expect_types(kit, [pfn], [MIGRATE_MOVABLE])
+
+
+@scenario
+def vector_pieces_of_an_lru_block(kit: Kit) -> None:
+    """Split a block that is on an LRU list: its pieces are on it, too, and a movable request claims the pageblock."""
     kit.build(("Normal", 32))
     zone = kit.zones[0]
     pfn = kit.alloc_all(3)[0]
     zone.set_block_type(pfn, MIGRATE_UNMOVABLE, move=False)
-    zone.claim_range(pfn + 4, 1)
+    zone.lru_add(pfn)
     zone.claim_range(pfn + 6, 1)
-    zone.lru_add(pfn + 4)
     kit.free(pfn + 6, 1)
     expect(kit, "vectors", "the block that is stolen", kit.alloc(1), pfn + 6)
     expect_types(kit, [pfn], [MIGRATE_MOVABLE])
@@ -357,6 +443,33 @@ def a_lost_batch_has_failed(kit: Kit) -> None:
     kit.reporting.unregister(kit.device)
 
 
+class _Ends:
+    """Draws the least and the most that there is, in turns."""
+
+    def __init__(self) -> None:
+        self._drawn = 1.0
+
+    def random(self) -> float:
+        self._drawn = 1.0 - self._drawn
+        return self._drawn
+
+    def choose(self, count: int) -> int:
+        return int(self._drawn * (count - 1))
+
+
+@scenario
+def a_sleep_is_as_long_as_asked(kit: Kit) -> None:
+    """A reporter sleeps between one second and two: the least that is drawn is one, and the most is two."""
+    kit.build(("Normal", 32))
+    reporter = Sleep(Null(), kit.sync, _Ends(), 1.0, 2.0)
+    took_s = []
+    for _ in range(2):
+        begin_s = kit.sync.monotonic()
+        reporter.report(kit.zones[0], ())
+        took_s.append(round(kit.sync.monotonic() - begin_s, 2))
+    expect(kit, "vectors", "seconds", took_s, [1.0, 2.0])
+
+
 @scenario
 def an_injected_failure_comes_first(kit: Kit) -> None:
     """A batch that is made to fail never reaches the reporter behind it: the host has nothing of it (S13)."""
@@ -382,3 +495,29 @@ def resident_memory_is_counted_once(kit: Kit) -> None:
         with_two_gib.memory[offset] = 1
     expect(kit, "vectors", "resident pages", with_two_gib.resident_bytes() // PAGE_SIZE, 3)
     with_two_gib.close()
+
+
+@scenario
+def resident_memory_of_a_range(kit: Kit) -> None:
+    """Ask for the resident memory of ranges of one that is all in use: all of the range is, and nothing beside it."""
+    kit.build(("Normal", 32))
+    kinds: tuple[RamKind, ...] = ("anonymous", "memfd")
+    for kind in kinds:
+        ram = Ram(16, 64, kind)
+        ram.memory[:] = b"\1" * ram.nr_bytes
+        for first, count in ((0, 64), (40, 8), (0, 1), (63, 1)):
+            found = ram.resident_in(first * PAGE_SIZE, count * PAGE_SIZE) // PAGE_SIZE
+            expect(kit, "vectors", f"resident pages of {count} from {first} on", found, count)
+        ram.close()
+
+
+@scenario
+def large_blocks_are_zeroed_whole(kit: Kit) -> None:
+    """Zero a block of 8 MiB in memory that is all ones: it is zero to its end, and not beyond (S25)."""
+    kit.build(("Normal", 32))
+    ram = Ram(0, 4096)
+    ram.memory[:] = b"\1" * ram.nr_bytes
+    ram.zero(0, 11)
+    first = bytes(ram.memory).find(b"\1") // PAGE_SIZE
+    expect(kit, "S25", "the first page that is not zero", first, 1 << 11)
+    ram.close()

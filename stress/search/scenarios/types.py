@@ -78,6 +78,17 @@ def vector_failed_claims_boost_each(kit: Kit) -> None:
 
 
 @scenario
+def vector_the_smallest_zone_with_a_boost(kit: Kit) -> None:
+    """Take from a foreign list in vain: the marks are boosted in a zone of four pageblocks, and not in one of three."""
+    for nr_pages, boosted in ((32, True), (24, False)):
+        kit.build(("Normal", nr_pages), marks=(0, 0, 20), boost_factor=15_000)
+        zone = kit.zones[0]
+        block = _three_pages_free(kit, lru=True)
+        expect(kit, "vectors", "pages taken", zone.rmqueue_bulk(0, MIGRATE_UNMOVABLE, 1, 0), [block])
+        expect(kit, "vectors", f"{nr_pages} pages are boosted", zone.watermark_boost > 0, boosted)
+
+
+@scenario
 def vector_no_fragment(kit: Kit) -> None:
     """Ask for a page without mixing types: a part of a foreign pageblock is no answer (run 100)."""
     kit.build(("Normal", 32))
@@ -258,6 +269,20 @@ def vector_high_atomic_whole_percent(kit: Kit) -> None:
         zone.rmqueue_buddy(order, MIGRATE_MOVABLE, ALLOC_HIGHATOMIC)
     expected = 2 if kit.revision.highatomic_whole_percent else 4
     expect(kit, "vectors", "pages reserved", zone.nr_reserved_highatomic, expected)
+
+
+@scenario
+def vector_a_reserved_pageblock_keeps_its_type(kit: Kit) -> None:
+    """Take a page of a reserved pageblock from another type's list: the pageblock stays reserved (before v6.10)."""
+    if kit.revision.list_type_is_block_type:
+        return  # such a page is on the reserve's own lists
+    kit.build(("Normal", 64))
+    zone = kit.zones[0]
+    block = kit.alloc_all(3)[0]
+    kit.free(block, 3)
+    zone.set_block_type(block, MIGRATE_HIGHATOMIC, move=False)
+    expect(kit, "vectors", "the page taken", kit.alloc(0, MIGRATE_UNMOVABLE), block)
+    expect_types(kit, [block], [MIGRATE_HIGHATOMIC])
 
 
 @scenario

@@ -358,6 +358,15 @@ def vector_capacity_three(kit: Kit) -> None:
 
 
 @scenario
+def vector_budget_of_an_exact_multiple(kit: Kit) -> None:
+    """Visit a list of sixteen blocks, one in a call: ceil(16 / 16) + 1 calls, and no further one for a rest of none."""
+    kit.build(("Normal", 256), capacity=1)
+    one_pass(kit)
+    expect(kit, "S17", "calls for 16 blocks", len(kit.host.batches), 2 if kit.revision.budget else 16)
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
 def vector_freed_meanwhile(kit: Kit) -> None:
     """A block freed while another is reported takes the place of one that was there, where a visit has an end."""
     kit.build(("Normal", 112), capacity=1)
