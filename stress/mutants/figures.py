@@ -10,6 +10,7 @@ from pagealloc.mobility import Mobility
 from pagealloc.names import Names
 from pagealloc.pageblock import Pageblocks
 from pagealloc.ram import Ram
+from pagealloc.tracepoints import Buffer
 from pagealloc.zone import Zone
 from stress.mutants.planting import Mutant, edited
 from workers.allocators import Allocator
@@ -471,6 +472,24 @@ FIGURES = {
                 """
                 - self._sync.sleep(self._shortest_s + self._rng.random() * (self._longest_s - self._shortest_s))
                 + self._sync.sleep(self._shortest_s + self._rng.random() * self._longest_s)
+                """,
+            ),
+        ),
+    ),
+    "M-141": Mutant(
+        "counts one lost record for each gap in a thread's records, however many are lost there",
+        "log",
+        (
+            edited(
+                Buffer,
+                "overflow",
+                """
+                - if not records or records[-1][0] != "lost":
+                -     records.append(("lost", now_ns, (0,)))
+                - self.lost += 1
+                + if not records or records[-1][0] != "lost":
+                +     records.append(("lost", now_ns, (0,)))
+                +     self.lost += 1
                 """,
             ),
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pagealloc.gfp import GFP_KERNEL, GFP_ZERO
 from pagealloc.mmzone import ALLOC_HIGHATOMIC, MIGRATE_HIGHATOMIC, MIGRATE_MOVABLE, MIGRATE_UNMOVABLE, Layout
 from pagealloc.ram import Ram
+from pagealloc.tracepoints import Tracer
 from pagealloc.zone import Zone
 from stress.search.kit import Kit
 from stress.search.scenarios.catalogue import scenario
@@ -465,3 +466,19 @@ def vector_orders_ascend(kit: Kit) -> None:
     back = [pfns[8], pfns[12], pfns[0]]
     expect_list(kit, 2, MIGRATE_MOVABLE, back if kit.revision.putback_to_tail else back[::-1])
     kit.reporting.unregister(kit.device)
+
+
+# -- records -------------------------------------------------------------------------------------------------
+
+
+@scenario
+def vector_lost_records_are_counted(kit: Kit) -> None:
+    """Tell five events while nobody collects and there is room for two: one mark stands for three that are lost."""
+    kit.build(("Normal", 32))
+    tracer = Tracer(kit.sync, records_max=2)
+    trace = tracer.thread_trace()
+    for number in range(5):
+        trace("split_page", number, 0)
+    ((buffer, records),) = tracer.collect()
+    found = [record[0] for record in records], buffer.lost
+    expect(kit, "log", "records, and how many are lost", found, (["split_page", "split_page", "lost"], 3))

@@ -88,6 +88,7 @@ SHOWN_BY = {
     "vector-high-atomic-whole-percent": "M-87",
     "vector-isolation-leaves-the-reserve-out": "M-119",
     "vector-isolation-refused": "M-25 M-43",
+    "vector-lost-records-are-counted": "M-141",
     "vector-marks": "M-39a M-40",
     "vector-marks-of-nodes": "M-125 M-127",
     "vector-marks-of-tokens": "M-124",
