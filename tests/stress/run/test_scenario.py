@@ -48,6 +48,13 @@ def test_a_scenario_says_what_it_is_for_and_differs_from_a_plain_run(name: str) 
     assert scenario.params({}).scenario == name
 
 
+def test_a_danger_has_a_zone_large_enough_for_a_high_atomic_reserve() -> None:
+    """Kernels reserve 1 % of a zone for urgent blocks, and nothing where that is no whole pageblock."""
+    params = load_scenario("watermark-pressure").params({})
+    pageblock_pages = params.layout().pageblock_nr_pages
+    assert all(spec.nr_pages // 100 >= pageblock_pages for spec in params.zone_specs())
+
+
 def test_the_list_names_every_scenario_and_reporter_with_what_it_is_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
