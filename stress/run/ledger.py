@@ -94,9 +94,15 @@ class Ledger:
         return sum(len(ledger.ranges) for ledger in self._zones)
 
     def check_batch(self, zone: Zone, batch: Batch, when: str) -> None:
-        """Hold a batch in flight against the ledger: none of its pages may have an owner (S10)."""
+        """Hold a batch in flight against the ledger: all of its pages, and none has an owner (S10)."""
         ledger = self._zones[zone.number]
         for block in batch:
+            nr_bytes = zone.layout.page_size << block.order
+            if block.length != nr_bytes:
+                self.violation(
+                    f"{when} the reporter's work, pfn {block.pfn:#x} order {block.order} of zone {zone.name} "
+                    f"is said to be {block.length} bytes long, expected {nr_bytes}"
+                )
             ledger.lock.acquire()
             try:
                 other = ledger.overlapping(block.pfn, block.pfn + (1 << block.order))

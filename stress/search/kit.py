@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
-from pagealloc.mmzone import PAGE_SIZE, Layout
+from pagealloc.mmzone import Layout
 from pagealloc.ram import Ram
 from pagealloc.revision import Revision
 from pagealloc.zone import Zone
@@ -53,6 +53,7 @@ class Host:
         self.may_fail = False
         self.fail_calls: set[int] = set()
         self.raises: dict[int, BaseException] = {}  # by call, before it has looked at the batch
+        self.first_error: str | None = None  # that it raised by itself
         self.sleeps_s = 0.0
         self.capacity = 2
         self.order = LAYOUT.pageblock_order
@@ -88,7 +89,9 @@ class Host:
         if oracle.retired:
             oracle.fail("S22", "the reporter still runs after unregister has returned")
         if number in self.fail_calls or (self.may_fail and sync.world.draw(2)):
-            raise HostError(f"batch {number} is refused")
+            error = HostError(f"batch {number} is refused")
+            self.first_error = self.first_error or f"HostError: {error}"
+            raise error
         self.taken.append(blocks)
 
     def check_kept(self) -> None:
@@ -102,16 +105,27 @@ class Host:
     def check_stats(self, stats: PageReportingStats) -> None:
         """Hold the worker's own counts against the calls that there were; nothing is in flight."""
         orders = [order for blocks in self.taken for _, order in blocks]
+        page_size = self.kit.zones[0].layout.page_size
         # Calls that ended their thread are no failure of the device.
         ended = [
             call for call, raised in self.raises.items() if not isinstance(raised, Exception | SystemExit)
         ]
         failed = len(self.batches) - len(self.taken) - sum([call <= len(self.batches) for call in ended])
         counted = stats.batches, stats.failed_batches, stats.reported_blocks, stats.reported_bytes
-        calls = len(self.batches), failed, len(orders), sum([PAGE_SIZE << order for order in orders])
+        calls = len(self.batches), failed, len(orders), sum([page_size << order for order in orders])
         if counted != calls:
             what = "batches, failed batches, reported blocks and bytes"
             self.kit.oracle.fail("stats", f"{what}: {counted} are counted, there were {calls}")
+        if not self.raises and self.inner is None and stats.first_error != self.first_error:
+            self.kit.oracle.fail(
+                "stats", f"the first error: {stats.first_error} is kept, there was {self.first_error}"
+            )
+        refused = self.kit.oracle.judge.refused_in_pass
+        if stats.refused_in_pass != refused:
+            self.kit.oracle.fail(
+                "stats",
+                f"refusals of the last pass: {stats.refused_in_pass} are counted, there were {refused}",
+            )
 
 
 class Wishes(NamedTuple):

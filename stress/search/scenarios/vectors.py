@@ -482,3 +482,31 @@ def vector_lost_records_are_counted(kit: Kit) -> None:
     ((buffer, records),) = tracer.collect()
     found = [record[0] for record in records], buffer.lost
     expect(kit, "log", "records, and how many are lost", found, (["split_page", "split_page", "lost"], 3))
+
+
+@scenario
+def vector_pages_of_64_kib(kit: Kit) -> None:
+    """Report blocks of pages of 64 KiB, as arm64 may have them: each is as many bytes long as its pages (S13)."""
+    kit.build(("Normal", 64), layout=Layout(nr_orders=5, pageblock_order=3, page_shift=16))
+    one_pass(kit)
+    kit.settle()
+    kit.reporting.unregister(kit.device)
+
+
+@scenario
+def vector_what_a_worker_counts(kit: Kit) -> None:
+    """Refuse two batches, then isolations of two passes: the first error, and the last pass's refusals, are kept."""
+    kit.build(("Normal", 64), capacity=1)
+    kit.host.fail_calls = {1, 2}
+    one_pass(kit)
+    kit.reporting.flush()
+    kit.reporting.run_now()
+    kit.host.check_stats(kit.reporting.stats)
+    zone = kit.zones[0]
+    zone.set_watermarks(64, 0, 0)
+    for _ in range(2):
+        kit.reporting.flush()
+        kit.reporting.run_now()
+    expect(kit, "stats", "refusals of the last pass", kit.oracle.judge.refused_in_pass, 1)
+    kit.host.check_stats(kit.reporting.stats)
+    kit.reporting.unregister(kit.device)

@@ -163,6 +163,14 @@ def test_a_batch_over_memory_in_use_is_named_with_its_owner(
     ]
 
 
+def test_a_block_is_as_many_bytes_long_as_its_pages(
+    ledger: Ledger, memory: Memory, violations: Violations
+) -> None:
+    ledger.check_batch(memory.zones[0], [block(FIRST, 3)._replace(length=1 << 12)], "before")
+    (text,) = violations.texts
+    assert text.endswith("order 3 of zone DMA32 is said to be 4096 bytes long, expected 32768")
+
+
 class Meddler:
     """A reporter during whose call somebody gets a page of the batch."""
 
