@@ -168,10 +168,10 @@ class PageSets:
             free_high = pcp.free_is_high(order)
             if free_high or room <= 0 or zone.below_high:
                 self._shorten(zone, pcp, first + migratetype, free_high=free_high)
+        elif order and pcp.frees and order <= PAGE_ALLOC_COSTLY_ORDER:
+            self._shorten(zone, pcp, first + migratetype, free_high=True)  # at the limit, too
         elif room <= 0:
             self._shorten(zone, pcp, first + migratetype, free_high=False)
-        elif order and pcp.frees and order <= PAGE_ALLOC_COSTLY_ORDER:
-            self._shorten(zone, pcp, first + migratetype, free_high=True)
         return True
 
     def _shorten(self, zone: Zone, pcp: PerCpuPages, number: int, *, free_high: bool) -> None:

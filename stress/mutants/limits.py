@@ -1,4 +1,4 @@
-"""M-96 .. M-107: page sets of a wrong size, or whose pages rest or go where they should not."""
+"""M-96 .. M-109, M-190 .. M-196: page sets of a wrong size, or whose pages rest or go where they should not."""
 
 from __future__ import annotations
 
@@ -176,6 +176,139 @@ LIMITS = {
                 """
                 - first -= 2
                 + first -= 1
+                """,
+            ),
+        ),
+    ),
+    "M-108": Mutant(
+        "a small block that is freed after a doubled drain does not empty the set, in kernels that do so",
+        "vectors",
+        (
+            edited(
+                PageSets,
+                "free",
+                """
+                - elif order and pcp.frees and order <= PAGE_ALLOC_COSTLY_ORDER:
+                + elif False:
+                """,
+            ),
+        ),
+    ),
+    "M-109": Mutant(
+        "a limit that is reached is not tuned up to what was freed in a row",
+        "vectors",
+        (
+            edited(
+                PerCpuPages,
+                "nr_high",
+                """
+                - if count >= high and high < self.frees + batch:
+                + if False:
+                """,
+            ),
+        ),
+    ),
+    "M-190": Mutant(
+        "frees to a zone below its high mark neither lower the limit nor go at once",
+        "vectors",
+        (
+            edited(
+                PerCpuPages,
+                "nr_high",
+                """
+                - if below_high:
+                + if False:
+                """,
+            ),
+        ),
+    ),
+    "M-191": Mutant(
+        "a refill from a zone below its high mark raises the limit",
+        "vectors",
+        (
+            edited(
+                PerCpuPages,
+                "nr_alloc",
+                """
+                - if self.high_min != self.high_max and not below_high:
+                + if self.high_min != self.high_max:
+                """,
+            ),
+        ),
+    ),
+    "M-192": Mutant(
+        "a row of blocks empties the set and leaves its limit as high as it was",
+        "vectors",
+        (
+            edited(
+                PerCpuPages,
+                "nr_high",
+                """
+                - self.high = max(high - (batch << PCP_BATCH_SCALE_MAX), high_min)
+                - return 0
+                + return 0
+                """,
+            ),
+        ),
+    ),
+    "M-193": Mutant(
+        "a drain empties one list after the other, in kernels that take from them by turns",
+        "vectors",
+        (
+            edited(
+                PerCpuPages,
+                "take_coldest",
+                """
+                - if self.revision.pcp_drains_by_turns:
+                + if False:
+                """,
+            ),
+        ),
+    ),
+    "M-194": Mutant(
+        "a small block that reaches the limit after a doubled drain makes for one more such drain, not an empty set",
+        "vectors",
+        (
+            edited(
+                PageSets,
+                "free",
+                """
+                - elif order and pcp.frees and order <= PAGE_ALLOC_COSTLY_ORDER:
+                -     self._shorten(zone, pcp, first + migratetype, free_high=True)  # at the limit, too
+                - elif room <= 0:
+                -     self._shorten(zone, pcp, first + migratetype, free_high=False)
+                + elif room <= 0:
+                +     self._shorten(zone, pcp, first + migratetype, free_high=False)
+                + elif order and pcp.frees and order <= PAGE_ALLOC_COSTLY_ORDER:
+                +     self._shorten(zone, pcp, first + migratetype, free_high=True)
+                """,
+            ),
+        ),
+    ),
+    "M-195": Mutant(
+        "whole pageblocks empty a set after a doubled drain, as small blocks do",
+        "vectors",
+        (
+            edited(
+                PageSets,
+                "free",
+                """
+                - elif order and pcp.frees and order <= PAGE_ALLOC_COSTLY_ORDER:
+                + elif order and pcp.frees:
+                """,
+            ),
+        ),
+    ),
+    "M-196": Mutant(
+        "a row of blocks empties even a set that holds more than 32 batches",
+        "vectors",
+        (
+            edited(
+                PerCpuPages,
+                "nr_free",
+                """
+                - return min(count, batch << PCP_BATCH_SCALE_MAX) if revision.pcp_tunes_high else count
+                + return count
                 """,
             ),
         ),

@@ -34,6 +34,27 @@ def _free(kit: Kit, pfns: list[int], order: int = 0) -> list[int]:
     return resting
 
 
+def _limit(kit: Kit) -> int:
+    """Return the limit of the first CPU's set, as `/proc/zoneinfo` tells it."""
+    assert kit.memory.page_sets is not None
+    return kit.memory.page_sets.holdings(kit.zones[0])[0].high
+
+
+def _free_one(kit: Kit, pfn: int, order: int = 0) -> tuple[int, int]:
+    """Free a block; returns how many pages rest then, and the limit."""
+    kit.memory.free_pages(pfn, order)
+    return _resting(kit), _limit(kit)
+
+
+def _alloc_elsewhere(kit: Kit, count: int) -> list[int]:
+    """Allocate on the second CPU, and come back to the first, whose set is as new."""
+    kit.memory.run_on_cpu(1)
+    pfns = alloc(kit, count)
+    kit.memory.drain_all_pages()
+    kit.memory.run_on_cpu(0)
+    return pfns
+
+
 def _refill(kit: Kit, gfp: int, order: int = 0) -> int:
     """Allocate from an empty list; returns how many blocks came from the zone."""
     before = _resting(kit)
@@ -174,6 +195,107 @@ def page_sets_come_down(kit: Kit) -> None:
     )
 
 
+@scenario
+def page_sets_empty_for_blocks_after_drains(kit: Kit) -> None:
+    """Free pages until a drain was doubled: from v5.13 to 6.6 each small block then empties the set, at its limit too.
+
+    A whole pageblock does not, and since 6.7 no block that follows a page or a whole pageblock.
+    """
+    _build(kit, 128, (4, 24, 24), Layout(nr_orders=6, pageblock_order=4))
+    pages, pairs, blocks = alloc(kit, 30), alloc(kit, 2, order=1), alloc(kit, 1, order=4)
+    kit.memory.drain_all_pages()
+    resting = _free(kit, pages[:24])[22:]
+    for pfns, order in ((pairs[:1], 1), (blocks, 4), (pages[24:], 0), (pairs[1:], 1)):
+        resting += _free(kit, pfns, order)
+    if (
+        kit.revision.pcp_tunes_high
+    ):  # 20 pages go when the limit is reached: 6 single, a pair, and the pageblock
+        expected = [23, 4, 6, 22, 23, 0, 1, 2, 3, 4, 6]
+    elif kit.revision.pcp_pageblock_order:  # the last pair is the one that reaches the limit
+        expected = [23, 20, 0, 16, 17, 18, 19, 20, 21, 22, 0]
+    else:  # blocks do not rest
+        expected = [23, 20, 20, 20, 21, 22, 23, 20, 21, 22, 22]
+    expect(kit, "vectors", "pages that rest after each free", resting, expected)
+
+
+@scenario
+def page_sets_tune_their_limit_up(kit: Kit) -> None:
+    """Free page after page: since 6.7 a limit that is reached becomes what was freed in a row, and a batch more.
+
+    Frees in a row are counted to 32 batches. A drain leaves one batch, and goes by the limit that was reached.
+    """
+    _build(kit, 128, (1, 4, 64))
+    resting = _free(kit, _alloc_elsewhere(kit, 64))
+    if kit.revision.pcp_tunes_high:  # reached after 4, 8, 16, 32 and 64 frees
+        expected = [0]
+        for reached in (4, 5, 9, 17, 33):
+            expected += [*range(expected[-1] + 1, reached), 1]
+        expected, limit = expected[1:], 33
+    elif kit.revision.pcp_high_by_marks:  # drains of 1, 2, and then 3 pages
+        expected, limit = [1, 2, 3, 3, 2, 3, *[1, 2, 3] * 19, 1], 4
+    else:
+        expected, limit = [1, 2, *[3] * 62], 4
+    expect(kit, "vectors", "pages that rest after each free", resting, expected)
+    expect(kit, "vectors", "the limit", _limit(kit), limit)
+
+
+@scenario
+def page_sets_shrink_below_the_high_mark(kit: Kit) -> None:
+    """Allocate below the high mark: since 6.7 frees lower the limit, and go if more than the least limit rests.
+
+    So it is until a drain finds the zone above the mark again; then the limit is tuned up as ever (`nr_pcp_high`).
+    """
+    _build(kit, 64, (4, 8, 64))
+    zone = kit.zones[0]
+    pfns = alloc(kit, 28)  # refills of 4, 8 and 16 pages, which raise the limit to 36
+    _free(kit, pfns[:15])
+    zone.set_watermarks(0, 0, 64)
+    alloc(kit, 1)  # 7 frees are remembered
+    found = [_free_one(kit, pfn) for pfn in pfns[15:19]]
+    zone.set_watermarks(0, 0, 0)
+    found += [_free_one(kit, pfn) for pfn in pfns[19:25]]
+    resting = [7, 4, 5, 6, 7, 4, 5, 6, 7, 4]  # in older kernels by the limit of 8, with drains of 4
+    limits = [28, 19, 9, *[8] * 6, 17 + 4] if kit.revision.pcp_tunes_high else [8] * 10
+    expected = list(zip(resting, limits, strict=True))
+    expect(kit, "vectors", "pages that rest after each free, and the limit", found, expected)
+
+
+@scenario
+def page_sets_do_not_grow_below_the_high_mark(kit: Kit) -> None:
+    """Refill above the high mark, and twice below it: since 6.7 the first raises the limit, and no other."""
+    _build(kit, 64, (4, 8, 64))
+    sizes = [_refill(kit, GFP)]
+    kit.zones[0].set_watermarks(0, 0, 64)
+    for _ in range(2):
+        alloc(kit, sizes[-1] - 1)
+        expect(kit, "vectors", "pages that rest before a refill", _resting(kit), 0)
+        sizes.append(_refill(kit, GFP))
+    # Below a limit of 12 no more than 8 fit, beside a batch.
+    expected = ([4, 8, 8], 12) if kit.revision.pcp_tunes_high else ([4, 4, 4], 8)
+    expect(kit, "vectors", "pages of each refill, and the limit", (sizes, _limit(kit)), expected)
+
+
+@scenario
+def page_sets_come_down_for_rows_of_blocks(kit: Kit) -> None:
+    """Free pages and then blocks of order 1: since 6.7 each but the first sends 32 batches to the zone.
+
+    The limit comes down by as many, to no less than the least one.
+    """
+    _build(kit, 128, (1, 4, 100))
+    # Each refill raises the limit by what it brings, or by a batch for blocks: 4 and 63.
+    pairs, pages = alloc(kit, 4, order=1), alloc(kit, 63)
+    *_, resting = _free(kit, pages[:40])
+    found = [(resting, _limit(kit))]
+    found += [_free_one(kit, pfn, 1) for pfn in pairs]
+    if kit.revision.pcp_tunes_high:
+        expected = [(40, 71), (42, 71), (44 - 32, 39), (0, 7), (0, 4)]
+    elif kit.revision.pcp_max_order:  # drains were doubled, so each block empties the set
+        expected = [(1, 4), *[(0, 4)] * 4]
+    else:  # blocks do not rest
+        expected = [(3, 4)] * 5
+    expect(kit, "vectors", "pages that rest after each free, and the limit", found, expected)
+
+
 def _bounds(kit: Kit, specs: list[ZoneSpec], min_free_kbytes: int) -> list[tuple[int, ...]]:
     memory = Memory(specs, revision=kit.revision, sync=kit.sync, ram=None, min_free_kbytes=min_free_kbytes)
     assert memory.page_sets is not None
@@ -234,3 +356,21 @@ def page_sets_drain_whole_pageblocks(kit: Kit) -> None:
     _free(kit, [movable, other], 4)
     alloc(kit, 1, GFP, 4)
     expect(kit, "vectors", "pages that rest", _resting(kit), 0)
+
+
+@scenario
+def page_sets_drain_some_of_each_list(kit: Kit) -> None:
+    """Free movable pages, and unmovable ones up to the limit: before v5.13 a drain takes from the lists by turns.
+
+    The movable list gives one, the reclaimable one has none and leaves its share to the unmovable one, which gives
+    two; then one each. Later kernels drain the list that the last page went to.
+    """
+    _build(kit, 64, (5, 10, 10))
+    memory = kit.memory
+    assert memory.page_sets is not None
+    movable, unmovable = alloc(kit, 5), alloc(kit, 5, GFP_KERNEL)
+    memory.drain_all_pages()
+    _free(kit, movable + unmovable)
+    pages = [len(pages) for pages, order, _ in memory.page_sets.set_of(kit.zones[0], 0).stacks if not order]
+    expected = [2, 3, 0] if kit.revision.pcp_drains_by_turns else [0, 5, 0]
+    expect(kit, "vectors", "unmovable, movable and reclaimable pages that rest", pages, expected)
