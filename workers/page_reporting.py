@@ -446,7 +446,7 @@ class PageReporting:
                     break
                 if revision.leave_after_nr_free and blocks_left == 0:
                     break
-                if chooses and (verdict := policy.take(zone, pfn, order)):
+                if chooses and sgl.offset and (verdict := policy.take(zone, pfn, order)):
                     if verdict == STOP:
                         break
                     pfn = zone.unreported_from(zone.next_in_list(pfn, order, migratetype), order, migratetype)

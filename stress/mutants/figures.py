@@ -494,4 +494,18 @@ FIGURES = {
             ),
         ),
     ),
+    "M-142": Mutant(
+        "asks a policy for a block before there is room for it, and once more afterwards",
+        "vectors",
+        (
+            edited(
+                PageReporting,
+                "cycle",
+                """
+                - if chooses and sgl.offset and (verdict := policy.take(zone, pfn, order)):
+                + if chooses and (verdict := policy.take(zone, pfn, order)):
+                """,
+            ),
+        ),
+    ),
 }

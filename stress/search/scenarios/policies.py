@@ -97,14 +97,18 @@ def vector_a_busy_region_ends_at_its_end(kit: Kit) -> None:
 
 @scenario
 def vector_a_rate_after_a_long_rest(kit: Kit) -> None:
-    """Let a pass of one block a second come after a hundred: it may report two blocks, and the rest in its turn."""
-    kit.build(("Normal", 112), capacity=4, policy=ConstantRate(BLOCK_BYTES))
+    """Let a pass of one block a second come after a hundred: it may report two blocks, and the rest in its turn.
+
+    Each is a batch of its own: nothing is paid twice for the block before which a full batch is sent.
+    """
+    kit.build(("Normal", 112), capacity=1, policy=ConstantRate(BLOCK_BYTES))
     for pfn in kit.alloc_all(3)[:10:2]:
         kit.free(pfn, 3)
     one_pass(kit)
+    blocks = [len(kit.host.batches)]
     kit.sync.sleep(100.0)
     kit.reporting.run_now()
-    blocks = [len(batch) for batch in kit.host.batches]
+    blocks.append(len(kit.host.batches) - blocks[0])
     expect(kit, "vectors", "blocks of the two passes", blocks, [1, 2])
     kit.reporting.unregister(kit.device)
 
@@ -250,13 +254,7 @@ def vector_a_stop_turns_the_list(kit: Kit) -> None:
     expect_list(kit, 3, MIGRATE_MOVABLE, [a, b, c, d])
     one_pass(kit)
     expect_batches(kit, [[a]])
-    if not kit.revision.rotate:
-        final = [b, c, d, a] if kit.revision.putback_to_tail else [a, b, c, d]
-    elif kit.revision.report_when_full:
-        final = [c, d, a, b]
-    else:
-        final = [c, d, b, a] if kit.revision.putback_to_tail else [a, c, d, b]
-    expect_list(kit, 3, MIGRATE_MOVABLE, final)
+    expect_list(kit, 3, MIGRATE_MOVABLE, [c, d, a, b] if kit.revision.rotate else [a, b, c, d])
     kit.reporting.unregister(kit.device)
 
 

@@ -79,7 +79,7 @@ SHOWN_BY = {
     "vector-a-boost-yields-to-an-urgent-page": "M-138",
     "vector-a-busy-region-ends-at-its-end": "M-136",
     "vector-a-parent-in-the-zone-below": "M-114",
-    "vector-a-rate-after-a-long-rest": "M-137",
+    "vector-a-rate-after-a-long-rest": "M-137 M-142",
     "vector-a-request-in-distress": "M-95",
     "vector-a-reserved-block-is-for-the-urgent": "M-117",
     "vector-a-stop-turns-the-list": "M-173",
