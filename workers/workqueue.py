@@ -93,8 +93,9 @@ class Workqueue:
 
     def pending(self, work: DelayedWork) -> bool:
         """Whether the work is armed. Raises WorkerDied when nobody will run it."""
-        self.check()
-        return work.due is not None
+        pending = work.due is not None
+        self.check()  # afterwards: a thread says first that it has ended, and then that nothing runs
+        return pending
 
     def check(self) -> None:
         """Raise WorkerDied, from what ended it, when the queue's thread has ended by an exception."""
@@ -105,9 +106,10 @@ class Workqueue:
 
     def idle(self, work: DelayedWork) -> bool:
         """Whether the work is neither armed nor running, in one look. Raises WorkerDied when nobody will run it."""
-        self.check()
         with self._changed:
-            return work.due is None and not work.running
+            idle = work.due is None and not work.running
+        self.check()  # see above
+        return idle
 
     def cancel_delayed_work_sync(self, work: DelayedWork, timeout_s: float | None = None) -> bool:
         """Disarm the work and wait until it does not run; False when it still ran after `timeout_s`.

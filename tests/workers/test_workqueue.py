@@ -426,6 +426,48 @@ def test_what_a_work_raises_is_kept_as_the_queues_failure(sync: Sync, until: Cal
         queue.idle(work)
 
 
+class Door:
+    """The condition of a queue, at which whoever asks waits until the queue's thread has ended."""
+
+    def __init__(self, queue: Workqueue, leave: Callable[[], None]) -> None:
+        self._inner = queue._changed
+        self._asks = threading.get_ident()
+        self._leave = leave
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self._asks:
+            self._leave()
+        self._inner.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        self._inner.__exit__(*exc)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_who_asks_while_the_thread_ends_is_told_that_it_has(sync: Sync) -> None:
+    leave = threading.Event()
+
+    def end() -> None:
+        assert leave.wait(PATIENCE_S)
+        raise GeneratorExit
+
+    queue, work = Workqueue(sync, "ending"), DelayedWork("end", end)
+    queue.queue_delayed_work(work, 0.0)
+
+    def let_it_end() -> None:
+        leave.set()
+        assert queue._thread is not None
+        assert queue._thread.join(PATIENCE_S)
+
+    queue._changed = Door(queue, let_it_end)  # type: ignore[assignment]
+    queue.start()
+    with pytest.raises(WorkerDied):
+        queue.idle(work)
+
+
 def test_run_now_hands_on_what_the_work_raises_and_leaves_it_idle(unstarted: Workqueue) -> None:
     def function() -> None:
         raise ValueError
