@@ -421,7 +421,7 @@ FIGURES = {
     ),
     "M-137": Mutant(
         "grants all of a long rest at once to a constant rate, not two intervals",
-        "vectors",
+        "S17",
         (
             edited(
                 ConstantRate,

@@ -91,7 +91,7 @@ REST = {
     ),
     "M-70": Mutant(
         "a drain cuts a copy off the set, and what the owner took in between goes out twice",
-        "exception",
+        "vectors",
         (
             edited(
                 PerCpuPages,
