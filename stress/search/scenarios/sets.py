@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from pagealloc.errors import BadPage, MemoryClosed, TornZone
+from pagealloc.errors import BadPage, MemoryClosed, PageAllocError, TornZone
 from pagealloc.gfp import GFP_DMA32, GFP_KERNEL, GFP_MOVABLE
 from pagealloc.memory import Memory, ZoneSpec
 from pagealloc.mmzone import MIGRATE_MOVABLE
@@ -21,6 +21,18 @@ def alloc(kit: Kit, count: int, gfp: int = GFP, order: int = 0) -> list[int]:
     """Allocate by the front that people use, so that the judge knows whose each page is."""
     pfns = [kit.memory.alloc_pages(gfp, order) for _ in range(count)]
     return [pfn for pfn in pfns if pfn is not None]
+
+
+def expect_refusals(
+    kit: Kit, operations: dict[str, Callable[[], object]], who: str, error: type[PageAllocError]
+) -> None:
+    """Hold each operation to being refused with this error."""
+    for what, operation in operations.items():
+        try:
+            answer = operation()
+        except error:
+            answer = "refused"
+        expect(kit, "vectors", f"what {who} answers to {what}", answer, "refused")
 
 
 def set_bounds(kit: Kit, batch: int, high_min: int, high_max: int) -> None:
@@ -168,12 +180,7 @@ def a_closed_memory_refuses(kit: Kit) -> None:
         "a block": lambda: memory.alloc_pages(GFP_KERNEL, 3),
         "a free": lambda: memory.free_pages(kept),
     }
-    for what, operation in operations.items():
-        try:
-            answer = operation()
-        except MemoryClosed:
-            answer = "closed"
-        expect(kit, "vectors", f"what a closed memory answers to {what}", answer, "closed")
+    expect_refusals(kit, operations, "a closed memory", MemoryClosed)
 
 
 @scenario
@@ -215,12 +222,7 @@ def vector_one_torn_zone_is_enough(kit: Kit) -> None:
             "a visit of the vmstat worker": memory.refresh_vm_stats,
             "a move to a CPU": partial(memory.run_on_cpu, 0),
         }
-        for what, operation in operations.items():
-            try:
-                answer = operation()
-            except TornZone:
-                answer = "torn"
-            expect(kit, "vectors", f"what a memory with zone {torn} torn answers to {what}", answer, "torn")
+        expect_refusals(kit, operations, f"a memory with zone {torn} torn", TornZone)
 
 
 @scenario
