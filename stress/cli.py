@@ -178,6 +178,7 @@ COMMANDS = {
     ),
 }
 
+PACKAGES = ("rich", "sortedcontainers", "structlog")  # that every installation has
 PACKAGES_OF_EXTRAS = {"analysis": ("duckdb", "msgspec", "plotly"), "search": ("greenlet",)}
 NEEDS = {"analysis": "reading logs needs", "search": "schedule search needs"}
 BUILD = " (compiled)" if COMPILED else ""
@@ -287,6 +288,11 @@ def _add_arguments(parser: argparse.ArgumentParser, command: Command) -> None:
         module = import_module(command.module)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
+        if package in PACKAGES:  # a clone whose environment is not active, as a rule
+            raise BadArgument(
+                f"{sys.executable} has no package {package}, expected a Python that pagealloc was installed into "
+                "(README, See it)"
+            ) from error
         if package not in PACKAGES_OF_EXTRAS.get(command.extra, ()):
             raise
         raise BadArgument(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import pagealloc
-from stress.cli import COMMANDS, build_parser, main
+from stress.cli import COMMANDS, PACKAGES, build_parser, main
 from stress.errors import EXIT_STATUSES, BadArgument, Verdict, one_line, quoted
 from stress.run.summary import Summary
 from stress.run.view import print_summary
@@ -298,6 +298,22 @@ def test_a_run_whose_log_is_a_device_is_none(tmp_path: Path, capsys: pytest.Capt
 
 
 # -- an interpreter that is too old --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "structlog"])  # a log writer's
+def test_a_python_without_our_packages_is_named(package: str) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\nfrom stress.cli import main; sys.exit(main(['run']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"stress: {sys.executable} has no package {package}, expected ")
+
+
+def test_the_packages_that_are_missed_by_name_are_the_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert tuple(line.partition(">")[0] for line in project["dependencies"]) == PACKAGES
 
 
 def test_an_old_interpreter_is_told_at_once_and_pip_tries_nothing_for_it() -> None:
