@@ -48,6 +48,6 @@ INVARIANTS = {
     "vectors": "lists, batches and types are the kernel's, entry for entry",
     "deadlock": "nobody waits for ever",
     "livelock": "every execution ends",
-    "lockdep": "locks are taken in one order, and nobody who is done or at rest holds one",
+    "lockdep": "locks are taken in one order, what belongs to one is touched under it, and nobody at rest holds one",
     "exception": "the product raises nothing that it did not promise",
 }

@@ -5,6 +5,7 @@
     machine         watched zones, booted once for all executions of a program
     oracle          every step held against the invariants
     lockless        points at what is read and written without a lock
+    guarded         what belongs to a lock is touched under it
     narration       what a story says of works and page sets
     known           what was judged before is looked up
     trial           a user's reporter in all executions of a search

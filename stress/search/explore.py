@@ -30,7 +30,8 @@ from stress.search.trial import Trial
 # What becomes of a plain store: all see it at once, or it may wait in its task's store buffer.
 MEMORY_MODELS: dict[str, type[World]] = {"sc": World, "tso": StoreBuffers}
 
-CONTRADICTION = "log"  # the invariant that a record breaks which contradicts another one
+# What is looked for in some executions only: records that contradict each other, and fields touched without their lock.
+LOOKED_FOR = ("log", "lockdep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ class Program:
     ) -> World:
         """Execute once; `world.failure` tells how it ended (None, Abandoned, or a violation).
 
-        With `records`, what tracepoints tell of one event is held against what they tell of others.
+        With `records`, what tracepoints tell of one event is held against what they tell of others, and what is touched
+        against the locks that are held.
         """
         world = (world_class or MEMORY_MODELS[self.memory])(chooser, log=log)
         if self._coroutines is not None and world.coroutine is greenlet:
@@ -145,13 +147,14 @@ def program(scenario: str, preset: str, reporter: Trial | None = None, memory: s
 def explore(subject: Program, strategy: Strategy, executions: int, mutant: str | None = None) -> Result:
     """Execute up to `executions` schedules; stops at the first violation and shrinks it.
 
-    The first execution's records are held against each other: a field that is wrong is wrong in nearly every execution,
-    and to hear each takes time. What contradicts others is told in the end, if no rule is broken by then.
+    The first execution's records are held against each other, and what it touches against the locks that it holds: what
+    is wrong there is wrong in nearly every execution, and to hear of each takes time. It is told in the end, if nothing
+    else is found by then.
     """
     sync = RealSync()
     result = Result(subject.name, subject.preset)
     begin_s = sync.monotonic()
-    contradicted: World | None = None
+    looked_for: World | None = None
     with planted(mutant), subject.reusing():
         while result.executions < executions:
             chooser = strategy.begin()
@@ -163,16 +166,16 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
             result.steps += world.steps
             if isinstance(world.failure, Violation):
                 result.found_by = strategy.found_by if isinstance(strategy, Portfolio) else strategy.name
-            if _is_contradiction(world):
-                contradicted, world = world, subject.execute(Replay(world.schedule))
+            if _is_looked_for(world):
+                looked_for, world = world, subject.execute(Replay(world.schedule))
             if isinstance(world.failure, Violation):
-                contradicted = None
+                looked_for = None
                 result.failure = _simplest(subject, world, mutant, result)
                 break
             if world.failure is None:
                 result.histories.add(world.history)
-        if contradicted is not None:
-            result.failure = _simplest(subject, contradicted, mutant, result)
+        if looked_for is not None:
+            result.failure = _simplest(subject, looked_for, mutant, result)
     result.seconds = sync.monotonic() - begin_s
     result.distinct = len(result.histories)
     result.complete = strategy.complete
@@ -180,14 +183,14 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
     return result
 
 
-def _is_contradiction(world: World) -> bool:
-    return isinstance(world.failure, Violation) and world.failure.invariant == CONTRADICTION
+def _is_looked_for(world: World) -> bool:
+    return isinstance(world.failure, Violation) and world.failure.invariant in LOOKED_FOR
 
 
 def _simplest(subject: Program, world: World, mutant: str | None, result: Result) -> Failure:
     """Shrink an execution that broke an invariant."""
     result.first_switches = world.switches
-    simplest = shrink(partial(subject.execute, records=_is_contradiction(world)), world)
+    simplest = shrink(partial(subject.execute, records=_is_looked_for(world)), world)
     assert isinstance(simplest.failure, Violation)
     return Failure(
         subject.name,

@@ -16,6 +16,7 @@ from pagealloc.revision import Revision
 from pagealloc.zone import Zone
 from stress.controlled.sync import ControlledThread
 from stress.controlled.world import Abandoned, Subject, World
+from stress.search.guarded import guard_reporting, guard_workqueue, guard_zone
 from stress.search.known import Known
 from stress.search.lockless import LocklessPageSets
 from stress.search.machine import Build, boot
@@ -224,6 +225,15 @@ class Kit(Setup):
         )
         self.reporting.trace = self.oracle.thread_trace
         self.oracle.watch(self.memory, machine.judge)
+        if self.records or self.world.log is not None:
+            self._guard()
+
+    def _guard(self) -> None:
+        """Have what belongs to a lock touched under it only."""
+        guard_workqueue(self.workqueue, self.oracle.fail)
+        guard_reporting(self.reporting, self.oracle.fail)
+        for zone in self.memory.zones:
+            guard_zone(zone, self.oracle.fail)
 
     def _lend_ram(self) -> None:
         """Put bytes behind the pages: a user's reporter may want to do something with them."""

@@ -16,7 +16,7 @@ from stress.controlled.strategy import Replay
 from stress.controlled.world import ScheduleError, World
 from stress.errors import BadArgument, quoted
 from stress.mutants import MUTANTS, planted
-from stress.search.explore import CONTRADICTION, MEMORY_MODELS, Failure, Program, program
+from stress.search.explore import LOOKED_FOR, MEMORY_MODELS, Failure, Program, program
 from stress.search.scenarios import SCENARIOS
 from stress.system.files import read_text, write_whole
 
@@ -101,7 +101,7 @@ def execute(failure: Failure, subject: Program | None = None) -> World:
     chooser = Replay(failure.schedule)
     try:
         with planted(failure.mutant):
-            world = subject.execute(chooser, log=True, records=failure.invariant == CONTRADICTION)
+            world = subject.execute(chooser, log=True, records=failure.invariant in LOOKED_FOR)
     except ScheduleError as error:
         raise ReplayError(f"the schedule does not fit: {error}") from error
     if chooser.left:

@@ -8,6 +8,7 @@ from stress.search.scenarios import (
     life,
     limits,
     policies,
+    primitives,
     races,
     requests,
     sets,
@@ -19,7 +20,8 @@ from stress.search.scenarios.catalogue import Body, Scenario
 __all__ = ["SCENARIOS", "Body", "Scenario"]
 
 _ORDER = [
-    module.__name__ for module in (races, vectors, life, sets, limits, policies, requests, types, borders)
+    module.__name__
+    for module in (races, vectors, life, sets, limits, policies, requests, types, borders, primitives)
 ]
 
 SCENARIOS = dict(

@@ -151,6 +151,26 @@ def cancel_among_others(kit: Kit) -> None:
     kit.stop()
 
 
+@scenario
+def somebody_asks_whether_all_is_settled(kit: Kit) -> None:
+    """Ask beside the worker whether all is settled: a yes means that every pass that was asked for is over (S23)."""
+    kit.build(("Normal", 32), capacity=1)
+    pfns = kit.alloc_nearly_all(3)
+    kit.free(pfns[0], 3)
+    kit.start()
+    passes: list[int] = []
+
+    def ask() -> None:
+        while not kit.reporting.settled():
+            kit.sync.sleep(1.0)
+        passes.append(kit.reporting.stats.passes if not kit.reporting.running() else -1)
+
+    kit.spawn("ask", ask)
+    kit.rest()
+    over = kit.reporting.stats.passes
+    kit.expect(passes == [over], "S23", lambda: f"all is settled at pass {passes}, and there were {over}")
+
+
 @scenario(also_in_two_zones=True)
 def the_reporter_exits(kit: Kit) -> None:
     """The reporter calls sys.exit: that is a failure like any other, and the next request repairs it (L8)."""

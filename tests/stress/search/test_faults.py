@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 # Where faults show that a hunt through all scenarios, one after the other, is long in coming to. A new one needs no
 # row: it is hunted, as `stress mutants` does with all.
 SHOWN_BY = {
-    "a-boost-comes-and-goes": "M-83b M-93",
+    "a-boost-comes-and-goes": "M-83b M-93 M-201",
     "a-closed-memory-refuses": "M-89",
     "a-guest-on-a-cpu-leaves-it-alone": "M-90",
     "an-owner-looks-at-every-page": "M-77 M-78",
@@ -42,7 +42,7 @@ SHOWN_BY = {
     "an-age-counts-from-the-last-free": "M-110",
     "close-at-any-time": "M-170",
     "every-call-may-fail-in-two-zones": "M-44",
-    "free-the-buddy": "M-2 M-4",
+    "free-the-buddy": "M-2 M-4 M-202",
     "free-while-a-policy-takes-stock": "M-175",
     "give-back-beside-a-buddy": "M-5d M-15b",
     "give-back-what-is-not-withheld": "M-81 M-81a M-85",
@@ -69,8 +69,11 @@ SHOWN_BY = {
     "page-sets-shrink-below-the-high-mark": "M-190",
     "page-sets-tune-their-limit-up": "M-109",
     "resident-memory-of-a-range": "M-132 M-133",
+    "real-atomics-take-one-step": "M-203",
+    "real-spinlocks-are-waited-for": "M-204",
     "retag-in-flight": "M-8 M-14",
     "return-while-freeing": "M-56",
+    "somebody-asks-whether-all-is-settled": "M-200",
     "split-what-is-freed": "M-92",
     "the-reporter-allocates": "M-34a",
     "two-zones": "M-5a",

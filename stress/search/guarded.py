@@ -1,0 +1,112 @@
+"""What belongs to a lock is touched under it (the kernel says so with `lockdep_assert_held`).
+
+A race needs two tasks and the right moment. A look without the lock is there in every execution, so one finds it: the
+first of each search, and those that are kept for their stories. Guards add no points, so all take the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import currentframe, getattr_static
+from types import MemberDescriptorType
+from typing import Any, cast
+
+from pagealloc.zone import Zone
+from stress.controlled.sync import ControlledCondition, ControlledLock
+from stress.invariants.lists import Fail
+from workers.page_reporting import PageReporting
+from workers.workqueue import DelayedWork, Workqueue
+
+# Methods of a work queue that get a work: by them it comes to know those that it has.
+GET_A_WORK = ("queue_delayed_work", "bar", "disarm", "cancel_delayed_work_sync", "idle", "run_now")
+
+# Of a zone, what a look without its lock may find older than it is, and a change may not.
+COUNTS_OF_A_ZONE = (
+    "nr_free_pages",
+    "nr_reported",
+    "nr_isolate_pageblock",
+    "nr_reserved_highatomic",
+    "nr_free_highatomic",
+    "watermark_boost",
+)
+
+
+def guard_workqueue(queue: Workqueue, fail: Fail) -> None:
+    """Have a queue, and every work that comes to it, touched under the queue's lock only.
+
+    `pending` alone looks without it whether a work is due, and says why that is enough.
+    """
+    lock = cast("ControlledCondition", queue._changed).lock  # noqa: SLF001 - ours
+    guard(queue, lock, fail, reads=("_timers", "_tickets"), writes=("_stopping",))
+
+    def know(work: DelayedWork) -> None:
+        if not hasattr(type(work), "guards"):
+            guard(work, lock, fail, reads=("running", "barred"), writes=("due",))
+
+    for name in GET_A_WORK:
+        vars(queue)[name] = _knowing(know, getattr(queue, name))
+
+
+def guard_reporting(reporting: PageReporting, fail: Fail) -> None:
+    """Have a device come and go under the mutex only; notifiers look without it, as under RCU."""
+    lock = cast("ControlledLock", reporting._mutex)  # noqa: SLF001 - ours
+    guard(reporting, lock, fail, writes=("_registered", "_leaving", "_settled_order"))
+
+
+def guard_zone(zone: Zone, fail: Fail) -> None:
+    """Have a zone's counts change under its lock only."""
+    guard(zone, cast("ControlledLock", zone.lock.raw), fail, writes=COUNTS_OF_A_ZONE)
+
+
+def guard(
+    thing: Any, lock: ControlledLock, fail: Fail, *, reads: tuple[str, ...] = (), writes: tuple[str, ...]
+) -> None:
+    """Let `fail` hear of it when a field is touched, or only written, by a task that does not hold the lock."""
+    cls = type(thing)
+    fields: dict[str, Any] = {
+        name: _guarded(cls, name, lock, fail, read=name in reads) for name in (*reads, *writes)
+    }
+    thing.__class__ = type(cls.__name__, (cls,), {"__slots__": (), "guards": True, **fields})
+
+
+def _guarded(cls: type, name: str, lock: ControlledLock, fail: Fail, *, read: bool) -> property:
+    """Return a property in the place of a field, be it a slot or in the instance's dictionary."""
+    found = getattr_static(cls, name, None)
+    slot = found if isinstance(found, MemberDescriptorType) else None
+
+    def look(how: str) -> None:
+        if lock.owner is not lock.world.current and not lock.world.aborting:
+            what, task = f"{name.lstrip('_')} of {cls.__name__}", lock.world.current.name
+            fail("lockdep", f"{what} is {how} by {task}, who does not hold {lock} (in {_place()})")
+
+    def get(thing: Any) -> Any:
+        if read:
+            look("read")
+        return vars(thing)[name] if slot is None else slot.__get__(thing)
+
+    def put(thing: Any, value: Any) -> None:
+        look("written")
+        if slot is None:
+            vars(thing)[name] = value
+        else:
+            slot.__set__(thing, value)
+
+    return property(get, put)
+
+
+def _place() -> str:
+    """Name the function of the product that touches a field: three calls out, past `look` and the property."""
+    frame = currentframe()
+    for _ in range(3):
+        assert frame is not None
+        frame = frame.f_back
+    assert frame is not None
+    return frame.f_code.co_qualname
+
+
+def _knowing(know: Callable[[DelayedWork], None], method: Callable[..., Any]) -> Callable[..., Any]:
+    def knowing(work: DelayedWork, *arguments: Any) -> Any:
+        know(work)
+        return method(work, *arguments)
+
+    return knowing

@@ -1,0 +1,120 @@
+"""Scenarios for the real world's primitives themselves, searched one look and one store at a time.
+
+A search has primitives of its own, so what threads use is tried by nobody else between two of its steps: here the real
+classes run with a point at every look and store, and a lock of the search within.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import permutations
+from typing import Any, cast
+
+from pagealloc.sync_real import GilAtomic, ParkingLock, RealAtomic, SpinLock
+from stress.controlled.world import Subject
+from stress.search.kit import Kit
+from stress.search.scenarios.catalogue import scenario
+
+Outcome = tuple[int, ...]  # what each task was told, and the value in the end
+
+
+def _store(atomic: RealAtomic) -> int:
+    atomic.store(8)
+    return 0
+
+
+# What tasks do to an atomic that begins at 0, and the same to a plain number: what it becomes, and what is told.
+OPERATIONS: list[tuple[Callable[[RealAtomic], int], Callable[[int], tuple[int, int]]]] = [
+    (lambda atomic: atomic.xchg(1), lambda value: (1, value)),
+    (lambda atomic: atomic.cmpxchg(0, 2), lambda value: (value or 2, value)),
+    (lambda atomic: atomic.add(4), lambda value: (value + 4, value + 4)),
+    (_store, lambda _: (8, 0)),
+]
+
+
+@cache
+def _outcomes() -> set[Outcome]:
+    """Return all that the operations may come to, done one after the other in any order."""
+    return {_outcome(order) for order in permutations(range(len(OPERATIONS)))}
+
+
+def _outcome(order: tuple[int, ...]) -> Outcome:
+    value, told = 0, {}
+    for number in order:
+        value, told[number] = OPERATIONS[number][1](value)
+    return (*(told[number] for number in range(len(OPERATIONS))), value)
+
+
+def _peeked(kit: Kit, kind: type[RealAtomic]) -> RealAtomic:
+    """Return an atomic of the real world: each look at its value, and each store, is a point."""
+    world, subject = kit.world, Subject("value of an atomic")
+    bare = 0
+
+    def get(_: Any) -> int:
+        world.point("read", subject)
+        return bare
+
+    def put(_: Any, value: int) -> None:
+        nonlocal bare
+        world.point("write", subject)
+        bare = value
+
+    atomic: RealAtomic = type(kind.__name__, (kind,), {"_value": property(get, put)})(0)
+    atomic._lock = kit.sync.mutex("lock of an atomic")  # type: ignore[assignment]  # noqa: SLF001
+    return atomic
+
+
+@scenario
+def real_atomics_take_one_step(kit: Kit) -> None:
+    """Four threads exchange, compare, add and store: it comes out as if they had come one after the other."""
+    kit.build(("Normal", 32))
+    kit.world.lockless_writes = True
+    atomic = _peeked(kit, (GilAtomic, RealAtomic)[kit.world.draw(2)])
+    told: dict[int, int] = {}
+
+    def operate(number: int) -> None:
+        told[number] = OPERATIONS[number][0](atomic)
+
+    for number in range(len(OPERATIONS)):
+        kit.spawn(f"task {number}", partial(operate, number))
+    kit.settle(all_reported=False)
+    outcome = (*(told[number] for number in range(len(OPERATIONS))), atomic.load())
+    kit.expect(
+        outcome in _outcomes(),
+        "vectors",
+        lambda: f"xchg, cmpxchg, add and store come to {outcome}, which no order does",
+    )
+
+
+def _over_a_lock_of_the_search(kit: Kit, kind: type[SpinLock]) -> SpinLock:
+    """Return a spinlock of the real world, whose inner lock is one of the search."""
+    inner = cast("Any", kit.sync.mutex("inner lock of a spinlock"))
+    spinlock = kind()
+    spinlock.try_once, spinlock.release, spinlock.owned = inner.acquire, inner.release, inner.owned
+    return spinlock
+
+
+@scenario
+def real_spinlocks_are_waited_for(kit: Kit) -> None:
+    """One thread keeps a spinlock for long: another one has it afterwards, and not together with the first."""
+    kit.build(("Normal", 32))
+    spinlock = _over_a_lock_of_the_search(kit, (SpinLock, ParkingLock)[kit.world.draw(2)])
+    inside: list[str] = []
+    done: list[str] = []
+
+    def hold(name: str) -> None:
+        spinlock.acquire()
+        kit.expect(
+            not inside, "lockdep", lambda: f"{name} has a spinlock that {inside[0]} has not given back"
+        )
+        inside.append(name)
+        kit.sync.sleep(1.0)
+        inside.remove(name)
+        spinlock.release()
+        done.append(name)
+
+    for name in ("one", "another"):
+        kit.spawn(name, partial(hold, name))
+    kit.settle(all_reported=False)
+    kit.expect(len(done) == 2, "lockdep", lambda: f"of two who want a spinlock {done} had it")
