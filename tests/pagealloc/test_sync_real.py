@@ -266,3 +266,18 @@ def test_interpreters_without_the_question_have_a_gil(monkeypatch: pytest.Monkey
     monkeypatch.delattr(sys, "_is_gil_enabled", raising=False)
 
     assert gil_enabled()
+
+
+def test_the_lock_of_a_condition_lets_its_owner_in_again(join_all: Callable[..., None]) -> None:
+    """Who comes back is a finalizer or a signal handler, and the thread would wait for itself."""
+    sync = RealSync()
+    condition = sync.condition("queue")
+    came_back: list[bool] = []
+
+    def come_back() -> None:
+        with condition, condition:
+            condition.notify_all()
+            came_back.append(True)
+
+    join_all(sync.spawn("comes back", come_back))
+    assert came_back

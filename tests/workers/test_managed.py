@@ -77,10 +77,14 @@ class Stuck:
 
     def __init__(self) -> None:
         self.entered, self.leave = threading.Event(), threading.Event()
+        self.closed = False
 
     def report(self, zone: Zone, batch: Batch) -> None:
         self.entered.set()
         self.leave.wait()
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def test_a_reporter_that_does_not_come_back_is_left_to_itself_after_the_time_that_was_given(
@@ -102,6 +106,7 @@ def test_a_reporter_that_does_not_come_back_is_left_to_itself_after_the_time_tha
     finally:
         reporter.leave.set()
     assert told
+    assert reporter.closed  # it gives back what it has, all the same
 
 
 def build(reporter: object) -> tuple[Memory, PageReporting, Workqueue]:
