@@ -422,9 +422,12 @@ class Judge:
         self._expect_nothing_in_flight("rest is reached")
         self._at_rest = True
 
-    def unreported(self, shadow: ShadowZone) -> str:
-        """Say what a zone at rest has left to report (L1), though it is free and large enough; "" for nothing."""
-        if not shadow.visited:
+    def unreported(self, shadow: ShadowZone, *, in_reach: bool = False) -> str:
+        """Say what a zone at rest has left to report (L1), though it is free and large enough; "" for nothing.
+
+        `in_reach`: whoever asks knows that the zone would be visited now, and that a pass should have begun since.
+        """
+        if not (shadow.visited or in_reach):
             return ""  # its free pages were below the mark at the last pass, which is nobody's fault
         for pfn, order in shadow.free.items():
             withheld = shadow.type_of[pfn] == MIGRATE_ISOLATE

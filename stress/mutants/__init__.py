@@ -4,7 +4,8 @@ Each has a number of its own; a letter behind the number is one more way to make
 are written as the diff that a bad patch would be (see `planting`). Nothing outside this folder knows them.
 
 One module for each kind: `flags`, `races`, `batches`, `visits`, `states`, `life`, `rest`, `types`,
-`company`, `limits`, `figures`, `records`, `locks`.
+`company`, `limits`, `figures`, `records`, `locks`,
+`pairs`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from stress.mutants.flags import FLAGS
 from stress.mutants.life import LIFE
 from stress.mutants.limits import LIMITS
 from stress.mutants.locks import LOCKS
+from stress.mutants.pairs import PAIRS
 from stress.mutants.planting import Edit, Mutant, StaleMutant, install
 from stress.mutants.races import RACES
 from stress.mutants.records import RECORDS
@@ -43,6 +45,7 @@ MUTANTS: dict[str, Mutant] = {
     **FIGURES,
     **RECORDS,
     **LOCKS,
+    **PAIRS,
 }
 
 NOT_EXPRESSIBLE = {

@@ -213,7 +213,7 @@ VISITS = {
     ),
     "M-38": Mutant(
         "skips the high-atomic lists too",
-        "L1",
+        "vectors",
         (
             edited(
                 PageReporting,

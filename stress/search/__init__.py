@@ -4,6 +4,7 @@
     setup           what scenarios do before anybody else is there is done once
     machine         watched zones, booted once for all executions of a program
     oracle          every step held against the invariants
+    fields          fields of the product's objects, watched
     lockless        points at what is read and written without a lock
     guarded         what belongs to a lock is touched under it
     narration       what a story says of works and page sets

@@ -147,20 +147,22 @@ def program(scenario: str, preset: str, reporter: Trial | None = None, memory: s
 def explore(subject: Program, strategy: Strategy, executions: int, mutant: str | None = None) -> Result:
     """Execute up to `executions` schedules; stops at the first violation and shrinks it.
 
-    The first execution's records are held against each other, and what it touches against the locks that it holds: what
-    is wrong there is wrong in nearly every execution, and to hear of each takes time. It is told in the end, if nothing
-    else is found by then.
+    The first whole execution's records are held against each other, and what it touches against the locks that it
+    holds: what is wrong there is wrong in nearly every execution, and to hear of each takes time. It is told in the
+    end, if nothing else is found by then.
     """
     sync = RealSync()
     result = Result(subject.name, subject.preset)
     begin_s = sync.monotonic()
     looked_for: World | None = None
+    looked = False
     with planted(mutant), subject.reusing():
         while result.executions < executions:
             chooser = strategy.begin()
             if chooser is None:
                 break
-            world = subject.execute(chooser, records=not result.executions)
+            world = subject.execute(chooser, records=not looked)
+            looked = looked or not isinstance(world.failure, Abandoned)  # it came to an end
             strategy.end(world)
             result.executions += 1
             result.steps += world.steps

@@ -7,13 +7,14 @@ first of each search, and those that are kept for their stories. Guards add no p
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import currentframe, getattr_static
-from types import MemberDescriptorType
+from functools import partial
+from inspect import currentframe
 from typing import Any, cast
 
 from pagealloc.zone import Zone
 from stress.controlled.sync import ControlledCondition, ControlledLock
 from stress.invariants.lists import Fail
+from stress.search.fields import Look, watch
 from workers.page_reporting import PageReporting
 from workers.workqueue import DelayedWork, Workqueue
 
@@ -27,7 +28,11 @@ COUNTS_OF_A_ZONE = (
     "nr_isolate_pageblock",
     "nr_reserved_highatomic",
     "nr_free_highatomic",
+    "watermark",
     "watermark_boost",
+    "boosted",
+    "lowmem_reserve",
+    "fast_marks",
 )
 
 
@@ -40,7 +45,7 @@ def guard_workqueue(queue: Workqueue, fail: Fail) -> None:
     guard(queue, lock, fail, reads=("_timers", "_tickets"), writes=("_stopping",))
 
     def know(work: DelayedWork) -> None:
-        if not hasattr(type(work), "guards"):
+        if not hasattr(type(work), "watched"):
             guard(work, lock, fail, reads=("running", "barred"), writes=("due",))
 
     for name in GET_A_WORK:
@@ -62,36 +67,17 @@ def guard(
     thing: Any, lock: ControlledLock, fail: Fail, *, reads: tuple[str, ...] = (), writes: tuple[str, ...]
 ) -> None:
     """Let `fail` hear of it when a field is touched, or only written, by a task that does not hold the lock."""
-    cls = type(thing)
-    fields: dict[str, Any] = {
-        name: _guarded(cls, name, lock, fail, read=name in reads) for name in (*reads, *writes)
-    }
-    thing.__class__ = type(cls.__name__, (cls,), {"__slots__": (), "guards": True, **fields})
+    kind = type(thing).__name__
 
-
-def _guarded(cls: type, name: str, lock: ControlledLock, fail: Fail, *, read: bool) -> property:
-    """Return a property in the place of a field, be it a slot or in the instance's dictionary."""
-    found = getattr_static(cls, name, None)
-    slot = found if isinstance(found, MemberDescriptorType) else None
-
-    def look(how: str) -> None:
+    def look(how: str, name: str) -> None:
         if lock.owner is not lock.world.current and not lock.world.aborting:
-            what, task = f"{name.lstrip('_')} of {cls.__name__}", lock.world.current.name
+            what, task = f"{name.lstrip('_')} of {kind}", lock.world.current.name
             fail("lockdep", f"{what} is {how} by {task}, who does not hold {lock} (in {_place()})")
 
-    def get(thing: Any) -> Any:
-        if read:
-            look("read")
-        return vars(thing)[name] if slot is None else slot.__get__(thing)
+    def looks(name: str) -> tuple[Look | None, Look]:
+        return partial(look, "read", name) if name in reads else None, partial(look, "written", name)
 
-    def put(thing: Any, value: Any) -> None:
-        look("written")
-        if slot is None:
-            vars(thing)[name] = value
-        else:
-            slot.__set__(thing, value)
-
-    return property(get, put)
+    watch(thing, {name: looks(name) for name in (*reads, *writes)})
 
 
 def _place() -> str:

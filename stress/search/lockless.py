@@ -2,13 +2,15 @@
 
 Between two operations on primitives a task runs alone, so a search is blind to what happens between a lockless look
 and the step that relies on it. A scenario that is about such a look asks for points there (`Kit.build(lockless=True)`):
-at every state byte and every list that page sets touch, and at every event that is told without a lock.
+at every state byte and every list that page sets touch, and at every event that is told without a lock. `peek` makes
+points of an object's fields.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from pagealloc.pcp import PageSet, PageSets
@@ -16,6 +18,15 @@ from pagealloc.revision import Revision
 from pagealloc.zone import Zone
 from stress.controlled.sync import ControlledSync
 from stress.controlled.world import Subject, World
+from stress.search.fields import watch
+
+
+def peek(world: World, thing: Any, *names: str) -> None:
+    """Make every look at these fields of a thing a point, and every store."""
+    subject = Subject(f"fields of {type(thing).__name__}")
+    looks = partial(world.point, "read", subject), partial(world.point, "write", subject)
+    world.lockless_writes = True
+    watch(thing, dict.fromkeys(names, looks))
 
 
 class PeekedFrames:
@@ -71,6 +82,10 @@ class PeekedList(deque[int]):
     def popleft(self) -> int:
         self._world.point("pop from", self._subject)
         return super().popleft()
+
+    def copy(self) -> deque[int]:  # type: ignore[override]  # a plain one
+        self._world.point("copy", self._subject)
+        return deque(self)
 
     def clear(self) -> None:
         self._world.point("clear", self._subject)

@@ -7,6 +7,7 @@ from stress.search.scenarios import (
     catalogue,
     life,
     limits,
+    pairs,
     policies,
     primitives,
     races,
@@ -21,7 +22,7 @@ __all__ = ["SCENARIOS", "Body", "Scenario"]
 
 _ORDER = [
     module.__name__
-    for module in (races, vectors, life, sets, limits, policies, requests, types, borders, primitives)
+    for module in (races, vectors, life, sets, pairs, limits, policies, requests, types, borders, primitives)
 ]
 
 SCENARIOS = dict(

@@ -328,6 +328,18 @@ def limits_of_a_tiny_zone(kit: Kit) -> None:
 
 
 @scenario
+def page_sets_count_a_refill_in_pages(kit: Kit) -> None:
+    """Refill a list of larger blocks between two rows of frees: the set is shortened where it reaches its limit."""
+    _build(kit, 128, (4, 16, 16))
+    first, *others = alloc(kit, 20)
+    kit.memory.drain_all_pages()
+    _free(kit, [first])  # from here on the set knows for how many more it has room
+    alloc(kit, 1, order=2)
+    reached = [resting for resting in _free(kit, others) if resting >= 16]
+    expect(kit, "vectors", "pages that rest after a free that reached the limit of 16", reached, [])
+
+
+@scenario
 def page_sets_hold_reserved_pages(kit: Kit) -> None:
     """Free a page of a reserved pageblock: it rests with the movable ones, and a drain brings it to the reserve."""
     _build(kit, 64, (4, 16, 16))

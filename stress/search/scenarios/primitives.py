@@ -1,4 +1,4 @@
-"""Scenarios for the real world's primitives themselves, searched one look and one store at a time.
+"""Scenarios for what stands below all others: locks, atomics and memory of the real world, and a zone's door.
 
 A search has primitives of its own, so what threads use is tried by nobody else between two of its steps: here the real
 classes run with a point at every look and store, and a lock of the search within.
@@ -7,14 +7,20 @@ classes run with a point at every look and store, and a lock of the search withi
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from itertools import permutations
 from typing import Any, cast
 
+from pagealloc.errors import RamError, TornZone
+from pagealloc.memory import Memory, ZoneSpec
+from pagealloc.mmzone import MIGRATE_MOVABLE
+from pagealloc.ram import Ram
 from pagealloc.sync_real import GilAtomic, ParkingLock, RealAtomic, SpinLock
-from stress.controlled.world import Subject
-from stress.search.kit import Kit
+from stress.search.kit import LAYOUT, Kit
+from stress.search.lockless import peek
 from stress.search.scenarios.catalogue import scenario
+from stress.search.scenarios.sets import expect_refusals
 
 Outcome = tuple[int, ...]  # what each task was told, and the value in the end
 
@@ -48,20 +54,9 @@ def _outcome(order: tuple[int, ...]) -> Outcome:
 
 def _peeked(kit: Kit, kind: type[RealAtomic]) -> RealAtomic:
     """Return an atomic of the real world: each look at its value, and each store, is a point."""
-    world, subject = kit.world, Subject("value of an atomic")
-    bare = 0
-
-    def get(_: Any) -> int:
-        world.point("read", subject)
-        return bare
-
-    def put(_: Any, value: int) -> None:
-        nonlocal bare
-        world.point("write", subject)
-        bare = value
-
-    atomic: RealAtomic = type(kind.__name__, (kind,), {"_value": property(get, put)})(0)
+    atomic = kind(0)
     atomic._lock = kit.sync.mutex("lock of an atomic")  # type: ignore[assignment]  # noqa: SLF001
+    peek(kit.world, atomic, "_value")
     return atomic
 
 
@@ -69,7 +64,6 @@ def _peeked(kit: Kit, kind: type[RealAtomic]) -> RealAtomic:
 def real_atomics_take_one_step(kit: Kit) -> None:
     """Four threads exchange, compare, add and store: it comes out as if they had come one after the other."""
     kit.build(("Normal", 32))
-    kit.world.lockless_writes = True
     atomic = _peeked(kit, (GilAtomic, RealAtomic)[kit.world.draw(2)])
     told: dict[int, int] = {}
 
@@ -118,3 +112,44 @@ def real_spinlocks_are_waited_for(kit: Kit) -> None:
         kit.spawn(name, partial(hold, name))
     kit.settle(all_reported=False)
     kit.expect(len(done) == 2, "lockdep", lambda: f"of two who want a spinlock {done} had it")
+
+
+@scenario
+def memory_goes_while_somebody_looks(kit: Kit) -> None:
+    """Close the memory behind the pages while somebody asks for a page's bytes: none, or bytes that stay (S12)."""
+    kit.build(("Normal", 32))
+    ram = Ram(0, 4)
+    peek(kit.world, ram, "_mmap", "_descriptor", "nr_bytes")
+
+    def look() -> None:
+        try:
+            view = ram.view(1)
+        except RamError:
+            return
+        owner = getattr(view.obj, "owner", None)
+        kit.expect(
+            owner is not None, "S12", lambda: "bytes of a page are given out, and nothing keeps them there"
+        )
+
+    kit.spawn("close", ram.close)
+    kit.spawn("look", look)
+    kit.settle(all_reported=False)
+
+
+@scenario
+def tear_beside_another(kit: Kit) -> None:
+    """Tear a zone while somebody else is inside: whoever comes after both is refused, whichever leaves last."""
+    kit.build(("Normal", 32))
+    memory = Memory([ZoneSpec("Normal", 32)], layout=LAYOUT, revision=kit.revision, sync=kit.sync, ram=None)
+    zone = memory.zones[0]
+    zone.trace = lambda *_: kit.tick()  # who is inside may stay there for a while
+
+    def use() -> None:
+        with suppress(TornZone):
+            memory.free_pages(zone.rmqueue_buddy(3, MIGRATE_MOVABLE), 3)
+
+    kit.spawn("use", use)
+    kit.spawn("tear", partial(zone.lock.tear, KeyboardInterrupt()))
+    kit.settle(all_reported=False)
+    block = partial(zone.rmqueue_buddy, 0, MIGRATE_MOVABLE)
+    expect_refusals(kit, {"a block": block}, "a torn zone", TornZone)

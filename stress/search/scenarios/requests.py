@@ -301,7 +301,11 @@ def _with_ram(kit: Kit, kind: RamKind) -> Ram:
 
 def _discarded(kit: Kit, kind: RamKind) -> None:
     ram = _with_ram(kit, kind)
-    kit.alloc(2, zone=0)  # what is in use must stay as it is
+    free, in_use, *others = sorted(kit.alloc_all(3, zone=0))  # what is in use must stay as it is
+    for pfn in (free, *others):
+        kit.free(pfn, 3)
+    kit.zones[0].claim_range(in_use, 2)
+    kit.free(in_use + 4, 2)  # it stays behind, so that both blocks go, in one batch
     kit.host.inner = Discard()
     one_pass(kit)
     told = {pfn + k for blocks in kit.host.taken for pfn, order in blocks for k in range(1 << order)}

@@ -320,6 +320,30 @@ def vector_order_is_settled_once(kit: Kit) -> None:
 
 
 @scenario
+def vector_the_next_device_is_another_one(kit: Kit) -> None:
+    """Register another device, with batches of another size, and then one at another core: each gets its own."""
+    kit.build(("Normal", 64), capacity=4)
+    pfns = kit.alloc_nearly_all(3)
+    first, second, third = pfns[:6:2]
+    kit.free(first, 3)
+    one_pass(kit)
+    kit.reporting.unregister(kit.device)
+    kit.free(second, 3)
+    kit.free(third, 3)
+    small = PageReportingDevice(kit.host, capacity=1, name="small")
+    kit.reporting.register(small)
+    kit.reporting.run_now()
+    sizes = {len(blocks) for blocks in kit.host.taken}
+    expect(kit, "vectors", "sizes of the batches", sizes, {1})
+    kit.reporting.unregister(small)
+    core = PageReporting(kit.memory.zones, kit.revision, kit.sync, kit.workqueue)
+    core.register(small)
+    asked = [getattr(zone.page_reporting_notify, "__self__", None) is core for zone in kit.memory.zones]
+    expect(kit, "vectors", "whether frees ask the second core", asked, [True])
+    core.unregister(small)
+
+
+@scenario
 def vector_who_is_refused_settles_no_order(kit: Kit) -> None:
     """Refuse a device because another core has the zones: what it asked for does not bind the one that comes next."""
     kit.build(("Normal", 32), order=2)

@@ -219,6 +219,8 @@ def vector_high_atomic(kit: Kit) -> None:
     kit.start()
     kit.settle()
     expect_types(kit, [pfn], [MIGRATE_HIGHATOMIC])
+    if kit.revision.list_type_is_block_type:  # elsewhere it has merged
+        expect(kit, "vectors", "the reserved block is Reported", kit.zones[0].is_reported(pfn), True)
     kit.rest()
 
 
