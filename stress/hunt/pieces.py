@@ -45,8 +45,8 @@ class Effort:
     golden: str  # which folders of recorded runs
 
 
-QUICK = Effort(executions=30, executions_of_others=0, run_s=1.0, golden="designed")
-WHOLE = Effort(executions=1000, executions_of_others=40, run_s=6.0, golden="*")
+QUICK = Effort(executions=200, executions_of_others=0, run_s=1.0, golden="designed")
+WHOLE = Effort(executions=2000, executions_of_others=100, run_s=6.0, golden="*")
 
 
 @dataclass(frozen=True, slots=True)
