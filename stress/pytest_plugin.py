@@ -151,19 +151,15 @@ def _search(config: pytest.Config, subject: Program, chosen: dict[str, Any], *, 
 def _story(config: pytest.Config, subject: Program, failure: Failure, *, replayable: bool) -> str:
     from rich.console import Console  # noqa: PLC0415
 
-    from stress.controlled.world import Violation  # noqa: PLC0415
     from stress.search import replay  # noqa: PLC0415
-    from stress.search.story import tell  # noqa: PLC0415
+    from stress.search.story import tell_again  # noqa: PLC0415
 
-    world = replay.execute(failure, subject)
     text = io.StringIO()
     trial = subject.reporter
     if trial is not None and trial.refused:
         text.write(f"{trial.describe()}\n\n")
-    if isinstance(world.failure, Violation):
-        tell(Console(file=text, width=110), world, f"{subject.name}, preset {failure.preset}")
-    else:
-        text.write("the schedule does not fail any more")
+    console = Console(file=text, width=110)
+    tell_again(console, failure, f"{subject.name}, preset {failure.preset}", subject)
     if replayable:
         cache = getattr(config, "cache", None)  # absent with -p no:cacheprovider
         folder = Path(cache.mkdir("explore")) if cache is not None else Path()

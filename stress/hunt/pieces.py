@@ -16,15 +16,13 @@ from rich.console import Console
 
 from pagealloc.revision import DEFAULT, PRESETS
 from pagealloc.sync_real import RealSync
-from stress.controlled.world import Violation
 from stress.errors import Verdict, one_line
 from stress.pool import end_with, own_program
 from stress.run.scenario import shipped
-from stress.search import replay
 from stress.search.explore import Failure
 from stress.search.jobs import Job, run_job
 from stress.search.scenarios import SCENARIOS
-from stress.search.story import tell
+from stress.search.story import tell_again
 from stress.system.files import temporary_folder
 
 KINDS = ("recorded kernel runs", "schedules", "judged runs", "unit tests")
@@ -141,14 +139,9 @@ def _search(piece: Piece) -> Outcome:
 
 
 def _story(failure: Failure) -> str:
-    world = replay.execute(failure)
     told = io.StringIO()
-    if isinstance(world.failure, Violation):
-        tell(
-            Console(file=told, width=STORY_WIDTH),
-            world,
-            f"scenario {failure.scenario}, preset {failure.preset}",
-        )
+    title = f"scenario {failure.scenario}, preset {failure.preset}"
+    tell_again(Console(file=told, width=STORY_WIDTH), failure, title)
     return told.getvalue()
 
 

@@ -13,16 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from pagealloc.revision import DEFAULT, PRESETS, WITH_BARRIER
-from stress.controlled.world import Violation
 from stress.errors import BadArgument, Verdict, one_line
 from stress.invariants import INVARIANTS
 from stress.mutants import MUTANTS, NOT_EXPRESSIBLE
 from stress.pool import SEARCH_EXECUTORS, refuse_threads
-from stress.search import replay
 from stress.search.explore import MEMORY_MODELS, Failure, Result
 from stress.search.jobs import STRATEGIES, Job, run_jobs, save
 from stress.search.scenarios import SCENARIOS
-from stress.search.story import tell
+from stress.search.story import tell_again
 from stress.system import terminal
 from stress.system.files import check_folder, output_path
 
@@ -207,10 +205,8 @@ def _print_verdict(results: list[Result], verdict: Verdict) -> None:
 
 
 def _tell(console: Console, failure: Failure) -> None:
-    world = replay.execute(failure)
-    if isinstance(world.failure, Violation):
-        planted_fault = f", {failure.mutant} planted" if failure.mutant else ""
-        tell(console, world, f"\nscenario {failure.scenario}, preset {failure.preset}{planted_fault}")
+    planted_fault = f", {failure.mutant} planted" if failure.mutant else ""
+    tell_again(console, failure, f"\nscenario {failure.scenario}, preset {failure.preset}{planted_fault}")
 
 
 def _list(*, as_json: bool) -> int:

@@ -1,7 +1,7 @@
 """What belongs to a lock is touched under it (the kernel says so with `lockdep_assert_held`).
 
 A race needs two tasks and the right moment. A look without the lock is there in every execution, so one finds it: the
-first of each search, and those that are kept for their stories. Guards add no points, so all take the same steps.
+first of each search that comes to an end. Guards add no points, so that one takes the same steps as all others.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ class Kit(Setup):
         )
         self.reporting.trace = self.oracle.thread_trace
         self.oracle.watch(self.memory, machine.judge)
-        if self.records or self.world.log is not None:
+        if self.records:
             self._guard()
 
     def _guard(self) -> None:

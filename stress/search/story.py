@@ -16,6 +16,9 @@ from rich.text import Text
 from stress.controlled.world import LogEntry, Violation, World
 from stress.formats.perfetto import TraceFile
 from stress.invariants import INVARIANTS
+from stress.search import replay
+from stress.search.explore import Failure, Program
+from stress.search.replay import ReplayError
 
 STEP_US = 10  # width of one step in an exported trace; steps have no duration of their own
 DONE_IN_A_TURN = 6  # lines of a table's cell; what is in between is counted
@@ -61,6 +64,21 @@ def tell(console: Console, world: World, title: str) -> None:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     console.print("\nschedule", style="bold")
     console.print(schedule_table(log, world, failure))
+
+
+def tell_again(console: Console, failure: Failure, title: str, subject: Program | None = None) -> None:
+    """Execute a failure once more, and print its story; or say what broke, and why there is none."""
+    try:
+        world = replay.execute(failure, subject)
+        why_not = "its schedule does not fail any more" if not isinstance(world.failure, Violation) else ""
+    except ReplayError as error:
+        why_not = str(error)
+    if not why_not:
+        tell(console, world, title)
+        return
+    expected = "code that does the same again, with times and random numbers from its Sync alone"
+    text = f"{title}\nviolated {failure.invariant}: {failure.text}\nno story: {why_not}; expected {expected}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def frames_of(text: str) -> set[int]:

@@ -17,14 +17,16 @@ if not gil_enabled():
 pytest.importorskip("greenlet", reason="schedule search needs greenlet")
 
 from stress.cli import main
+from stress.controlled.shrink import shrink
 from stress.controlled.strategy import DepthFirst, Pct, Portfolio, RandomWalk, Replay, make_strategy
-from stress.controlled.world import Subject, Violation, World
+from stress.controlled.world import Chooser, Subject, Violation, World
 from stress.mutants import MUTANTS, planted
 from stress.search import replay
 from stress.search.explore import Program, Result, explore, program
 from stress.search.kit import Kit
 from stress.search.scenarios import SCENARIOS
 from stress.search.story import TURNS_SHOWN, last_step, schedule_table, turns, write_perfetto
+from workers.page_reporting import PageReporting
 
 
 def search(scenario: str, mutant: str | None = None, executions: int = 300, preset: str = "v6.1") -> Result:
@@ -372,3 +374,37 @@ def test_bad_search_arguments_are_answered_with_one_line(
     assert main(words.split()) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+# -- code that does not repeat -----------------------------------------------------------------------------
+
+
+def test_what_fails_once_and_never_again_is_told_without_a_story(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Code that reads a clock or a random number of its own is found out, and is no fault of the search."""
+    monkeypatch.chdir(tmp_path)
+    calls = []
+    notify = PageReporting.notify
+
+    def now_and_then(self: PageReporting, pfn: int = -1, order: int = -1) -> None:
+        calls.append(pfn)
+        if len(calls) == 30:
+            raise RuntimeError("now and then")
+        notify(self, pfn, order)
+
+    monkeypatch.setattr(PageReporting, "notify", now_and_then)
+    assert main(["explore", "free-the-buddy", "--executions", "200", "--jobs", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "violated S24: " in out
+    assert "no story: its schedule does not fail any more" in out
+
+
+def test_a_failure_that_does_not_come_back_is_not_shrunk() -> None:
+    world = World(Replay([]))
+    world.failure = Violation("L1", "it was there")
+
+    def another(chooser: Chooser) -> World:
+        return World(chooser)
+
+    assert shrink(another, world) is world
