@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from importlib import import_module
+from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
 from signal import SIGINT, SIGPIPE
@@ -284,15 +285,16 @@ def build_parser(chosen: str) -> argparse.ArgumentParser:
 def _add_arguments(parser: argparse.ArgumentParser, command: Command) -> None:
     if COMPILED and command.watches:
         raise BadArgument(f"this command needs {INTERPRETED_ONLY}")
+    for package in PACKAGES:
+        if find_spec(package) is None:  # a clone whose environment is not active, as a rule
+            raise BadArgument(
+                f"{sys.executable} has no package {package}, expected a Python that pagealloc was installed into "
+                "(README, See it)"
+            )
     try:
         module = import_module(command.module)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in PACKAGES:  # a clone whose environment is not active, as a rule
-            raise BadArgument(
-                f"{sys.executable} has no package {package}, expected a Python that pagealloc was installed into "
-                "(README, See it)"
-            ) from error
         if package not in PACKAGES_OF_EXTRAS.get(command.extra, ()):
             raise
         raise BadArgument(

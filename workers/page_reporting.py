@@ -261,7 +261,7 @@ class PageReporting:
             self._mutex.release()
 
     def begin_unregister(self, device: PageReportingDevice) -> bool:
-        """Bar new requests and new passes, without waiting; False if the device is not the current one."""
+        """Bar new requests and new passes, under the mutex and without waiting; False if it is not the current one."""
         if self._leaving is not None and self._leaving.device is device:
             return True
         leaving = self._registered

@@ -288,7 +288,7 @@ class Judge:
         zone = self._asking.pop(thread, None)
         if zone is None and self._may_ask.pop(thread, None) is None:
             self.fail("S24", f"thread {thread} asks for a report, and has not just freed a large block")
-        if self.device is not None:
+        if self.device is not None and self.order_is_settled:  # before that a notifier may not know of it
             self.unserved = True
 
     # -- passes ----------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ class Judge:
     def unreported(self, shadow: ShadowZone, *, in_reach: bool = False) -> str:
         """Say what a zone at rest has left to report (L1), though it is free and large enough; "" for nothing.
 
-        `in_reach`: whoever asks knows that the zone would be visited now, and that a pass should have begun since.
+        `in_reach`: whoever asks knows that the zone is above its mark now, and that a pass was asked for since.
         """
         if not (shadow.visited or in_reach):
             return ""  # its free pages were below the mark at the last pass, which is nobody's fault

@@ -40,7 +40,7 @@ INVARIANTS = {
     "L4": "every block in flight comes back after its report",
     "L5": "unregister ends if the reporter does, and registering again works",
     "L6": "an allocation waits no longer than one hold of the lock",
-    "L7": "an allocation that failed because of blocks in flight succeeds when they are back",
+    "L7": "an allocation that failed because of pages in flight or on page sets succeeds when they are back",
     "L8": "a failed batch is retried at the next request",
     "witness": "the run itself saw nothing wrong",
     "log": "what is told of an event agrees with what is told of others",

@@ -309,7 +309,7 @@ PAIRS = {
             ),
         ),
     ),
-    "M-223": Mutant(
+    "M-222": Mutant(
         "waits for the pass only if it says that it runs: one that has just begun does not",
         "S22",
         (
@@ -323,7 +323,7 @@ PAIRS = {
             ),
         ),
     ),
-    "M-224": Mutant(
+    "M-223": Mutant(
         "asks in two looks whether all is settled: between them the pass begins",
         "S23",
         (

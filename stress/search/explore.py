@@ -30,7 +30,8 @@ from stress.search.trial import Trial
 # What becomes of a plain store: all see it at once, or it may wait in its task's store buffer.
 MEMORY_MODELS: dict[str, type[World]] = {"sc": World, "tso": StoreBuffers}
 
-# What is looked for in some executions only: records that contradict each other, and fields touched without their lock.
+# What may be broken in an execution with records only: they contradict each other, or a field is touched without its
+# lock. (What other executions see of lock order is executed with records once more, too.)
 LOOKED_FOR = ("log", "lockdep")
 
 
@@ -169,7 +170,7 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
             if isinstance(world.failure, Violation):
                 result.found_by = strategy.found_by if isinstance(strategy, Portfolio) else strategy.name
             if _is_looked_for(world):
-                looked_for, world = world, subject.execute(Replay(world.schedule))
+                looked_for, world = world, _without_records(subject, world)
             if isinstance(world.failure, Violation):
                 looked_for = None
                 result.failure = _simplest(subject, world, mutant, result)
@@ -183,6 +184,16 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
     result.complete = strategy.complete
     result.covered = f"{strategy.covered()}; {result.distinct} distinct interleavings"
     return result
+
+
+def _without_records(subject: Program, world: World) -> World:
+    """Execute a schedule once more; `world` itself, as if nothing had failed, for code that does not repeat."""
+    try:
+        return subject.execute(Replay(world.schedule))
+    except ScheduleError:
+        other = World(Replay([]))
+        other.failure = Abandoned()
+        return other
 
 
 def _is_looked_for(world: World) -> bool:

@@ -14,17 +14,18 @@ from typing import Any, cast
 from pagealloc.zone import Zone
 from stress.controlled.sync import ControlledCondition, ControlledLock
 from stress.invariants.lists import Fail
-from stress.search.fields import Look, watch
+from stress.search.fields import WATCHED, Look, watch
 from workers.page_reporting import PageReporting
 from workers.workqueue import DelayedWork, Workqueue
+
+PRODUCT = ("pagealloc.", "workers.")  # whose names a message has, not those of the search
 
 # Methods of a work queue that get a work: by them it comes to know those that it has.
 GET_A_WORK = ("queue_delayed_work", "bar", "disarm", "cancel_delayed_work_sync", "idle", "run_now")
 
-# Of a zone, what a look without its lock may find older than it is, and a change may not.
-COUNTS_OF_A_ZONE = (
+# Of a zone: read without the lock on purpose, where an old value does no harm; written under it only.
+NUMBERS_OF_A_ZONE = (
     "nr_free_pages",
-    "nr_reported",
     "nr_isolate_pageblock",
     "nr_reserved_highatomic",
     "nr_free_highatomic",
@@ -32,7 +33,6 @@ COUNTS_OF_A_ZONE = (
     "watermark_boost",
     "boosted",
     "lowmem_reserve",
-    "fast_marks",
 )
 
 
@@ -45,7 +45,7 @@ def guard_workqueue(queue: Workqueue, fail: Fail) -> None:
     guard(queue, lock, fail, reads=("_timers", "_tickets"), writes=("_stopping",))
 
     def know(work: DelayedWork) -> None:
-        if not hasattr(type(work), "watched"):
+        if not hasattr(type(work), WATCHED):
             guard(work, lock, fail, reads=("running", "barred"), writes=("due",))
 
     for name in GET_A_WORK:
@@ -59,20 +59,21 @@ def guard_reporting(reporting: PageReporting, fail: Fail) -> None:
 
 
 def guard_zone(zone: Zone, fail: Fail) -> None:
-    """Have a zone's counts change under its lock only."""
-    guard(zone, cast("ControlledLock", zone.lock.raw), fail, writes=COUNTS_OF_A_ZONE)
+    """Have a zone's plain numbers, and its marks, change under its lock only."""
+    guard(zone, cast("ControlledLock", zone.lock.raw), fail, writes=NUMBERS_OF_A_ZONE)
 
 
 def guard(
     thing: Any, lock: ControlledLock, fail: Fail, *, reads: tuple[str, ...] = (), writes: tuple[str, ...]
 ) -> None:
     """Let `fail` hear of it when a field is touched, or only written, by a task that does not hold the lock."""
-    kind = type(thing).__name__
+    kinds = [cls.__name__ for cls in type(thing).__mro__ if cls.__module__.startswith(PRODUCT)]
+    kind = kinds[0] if kinds else type(thing).__name__
 
     def look(how: str, name: str) -> None:
         if lock.owner is not lock.world.current and not lock.world.aborting:
-            what, task = f"{name.lstrip('_')} of {kind}", lock.world.current.name
-            fail("lockdep", f"{what} is {how} by {task}, who does not hold {lock} (in {_place()})")
+            task = lock.world.current.name
+            fail("lockdep", f"{kind}.{name} is {how} by {task}, who does not hold {lock} (in {_place()})")
 
     def looks(name: str) -> tuple[Look | None, Look]:
         return partial(look, "read", name) if name in reads else None, partial(look, "written", name)
@@ -91,8 +92,8 @@ def _place() -> str:
 
 
 def _knowing(know: Callable[[DelayedWork], None], method: Callable[..., Any]) -> Callable[..., Any]:
-    def knowing(work: DelayedWork, *arguments: Any) -> Any:
+    def knowing(work: DelayedWork, *arguments: Any, **named: Any) -> Any:
         know(work)
-        return method(work, *arguments)
+        return method(work, *arguments, **named)
 
     return knowing

@@ -37,7 +37,7 @@ from stress.search.machine import WatchedMemory, WatchedZone
 from workers.page_reporting import PageReporting
 from workers.workqueue import Workqueue
 
-WHOLE = (None, MemoryClosed)  # what shuts a zone and leaves none of its operations half done
+NOT_TORN = (None, MemoryClosed)  # what a zone's `refusal` is while its state may be judged
 
 # What a story says of an event, of those that have a block: the first two fields behind zone and number.
 TOLD = {
@@ -182,7 +182,8 @@ class Oracle:
         world, after, number, check_zone = self.world, self._after, zone.number, self.check_zone
 
         def on_release() -> None:
-            if zone.lock.refusal in WHOLE:  # of a torn one the exception that came in tells more, and later
+            # A torn zone is looked at in the end only: the exception that came in is told by then, and says more.
+            if zone.lock.refusal in NOT_TORN:
                 check_zone(zone)
             heard = (self.judge, "lock_release", world.current.number, number, ())
             try:
@@ -298,7 +299,7 @@ class Oracle:
         excused = judge.errors or judge.refused_ever or judge.lost_passes
         if all_reported and not excused and reporting.device is not None:
             for zone, shadow in zip(self._zones, judge.zones.values(), strict=True):
-                # A zone below its mark at the last pass is excused by that, unless a pass was asked for since.
+                # Below its mark at the last pass is an excuse, unless it is above now and a pass was asked for since.
                 mark = starting_mark(zone.low_wmark_pages(), judge.order, judge.capacity)
                 left = judge.unreported(shadow, in_reach=judge.unserved and zone.usable_pages() > mark)
                 if left:

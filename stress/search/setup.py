@@ -5,8 +5,8 @@ Until then there is nothing to choose, so what a step comes to depends on the st
 is taken once, with every look of the oracle, and whoever takes the same steps gets a copy of the machine behind them.
 
 So a kit has no machine until somebody comes to it, by one of its cached properties. From then on nobody knows what else
-is done to it, and every step is taken where it stands. So it is in an execution that is kept for its story, or whose
-records are held against each other, and in one with a user's own reporter, which may do things before it is registered.
+is done to it, and every step is taken where it stands. So it is in an execution that is kept for its story, or that is
+looked at with records, and in one with a user's own reporter, which may do things before it is registered.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Setup:
         self.revision = revision
         self.known = known
         self.sync = ControlledSync(world, known.lockdep)
-        self.records = records  # whether events are held against each other, too
+        self.records = (
+            records  # whether events are held against each other, too, and what is touched against locks
+        )
         self.oracle = Oracle(self.sync, known, records=records)
         self.two_zones = False  # whether another zone stands below those that a scenario asks for
         self.resting: Machine | None = None  # a copy of it is to become the machine

@@ -300,7 +300,7 @@ def test_a_run_whose_log_is_a_device_is_none(tmp_path: Path, capsys: pytest.Capt
 # -- an interpreter that is too old --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "structlog"])  # a log writer's
+@pytest.mark.parametrize("package", PACKAGES)
 def test_a_python_without_our_packages_is_named(package: str) -> None:
     program = (
         f"import sys; sys.modules[{package!r}] = None\nfrom stress.cli import main; sys.exit(main(['run']))"

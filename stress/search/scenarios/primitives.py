@@ -36,6 +36,7 @@ OPERATIONS: list[tuple[Callable[[RealAtomic], int], Callable[[int], tuple[int, i
     (lambda atomic: atomic.cmpxchg(0, 2), lambda value: (value or 2, value)),
     (lambda atomic: atomic.add(4), lambda value: (value + 4, value + 4)),
     (_store, lambda _: (8, 0)),
+    (lambda atomic: atomic.load(), lambda value: (value, value)),
 ]
 
 
@@ -62,7 +63,7 @@ def _peeked(kit: Kit, kind: type[RealAtomic]) -> RealAtomic:
 
 @scenario
 def real_atomics_take_one_step(kit: Kit) -> None:
-    """Four threads exchange, compare, add and store: it comes out as if they had come one after the other."""
+    """Five threads exchange, compare, add, store and load: it comes out as if they had come one after the other."""
     kit.build(("Normal", 32))
     atomic = _peeked(kit, (GilAtomic, RealAtomic)[kit.world.draw(2)])
     told: dict[int, int] = {}
@@ -77,7 +78,7 @@ def real_atomics_take_one_step(kit: Kit) -> None:
     kit.expect(
         outcome in _outcomes(),
         "vectors",
-        lambda: f"xchg, cmpxchg, add and store come to {outcome}, which no order does",
+        lambda: f"xchg, cmpxchg, add, store and load come to {outcome}, which no order does",
     )
 
 

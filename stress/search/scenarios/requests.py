@@ -305,7 +305,7 @@ def _discarded(kit: Kit, kind: RamKind) -> None:
     for pfn in (free, *others):
         kit.free(pfn, 3)
     kit.zones[0].claim_range(in_use, 2)
-    kit.free(in_use + 4, 2)  # it stays behind, so that both blocks go, in one batch
+    kit.free(in_use + 4, 2)  # it keeps the zone above its mark while both blocks are in flight
     kit.host.inner = Discard()
     one_pass(kit)
     told = {pfn + k for blocks in kit.host.taken for pfn, order in blocks for k in range(1 << order)}
