@@ -38,12 +38,12 @@ class Effort:
     """How much a check does."""
 
     executions: int  # of each scenario, in the kernel that is the default
-    executions_of_others: int  # of each scenario, in every other kernel; 0 leaves them out
+    executions_of_others: int  # of each scenario, in every other kernel
     run_s: float  # of each danger
     golden: str  # which folders of recorded runs
 
 
-QUICK = Effort(executions=200, executions_of_others=0, run_s=1.0, golden="designed")
+QUICK = Effort(executions=200, executions_of_others=1, run_s=1.0, golden="designed")
 WHOLE = Effort(executions=2000, executions_of_others=100, run_s=6.0, golden="*")
 
 
@@ -87,13 +87,10 @@ def pieces(effort: Effort) -> tuple[list[Piece], list[str]]:
         found += [Piece(golden, f"tests/golden/{folder.name}") for folder in folders if folder.is_dir()]
     found += [Piece(runs, name, effort.run_s) for name in shipped() if name != "all"]
     found += [Piece(schedules, name, effort.executions) for name in SCENARIOS]
-    if effort.executions_of_others:
-        others = [preset for preset in PRESETS if preset != DEFAULT.name]
-        found += [
-            Piece(schedules, name, effort.executions_of_others, preset)
-            for preset in others
-            for name in SCENARIOS
-        ]
+    others = [preset for preset in PRESETS if preset != DEFAULT.name]
+    found += [
+        Piece(schedules, name, effort.executions_of_others, preset) for preset in others for name in SCENARIOS
+    ]
     return found, missing
 
 
