@@ -49,7 +49,7 @@ def command_check(arguments: argparse.Namespace) -> int:
                 progress.note(finding)
                 if console.is_terminal:
                     live.update(progress.table(), refresh=True)
-                elif finding in progress.wrong and not arguments.json:
+                elif finding in progress.news and not arguments.json:
                     _alarm(console, finding)
     except CannotBeDone as error:
         if progress.verdict is not Verdict.FAILURE:
@@ -88,6 +88,14 @@ class Progress:
     def wrong(self) -> list[Finding]:
         """What found something, or could not decide."""
         return [finding for finding in self.findings if finding.verdict is not Verdict.SUCCESS]
+
+    @property
+    def news(self) -> list[Finding]:
+        """Return what is to be told: once what several kernels show in the same words."""
+        first: dict[tuple[str, str, str], Finding] = {}
+        for finding in self.wrong:
+            first.setdefault((finding.piece.kind, finding.piece.name, finding.found), finding)
+        return list(first.values())
 
     @property
     def clearest(self) -> Finding:
@@ -146,7 +154,8 @@ def _alarm(console: Console, finding: Finding) -> None:
 
 
 def _where(finding: Finding) -> str:
-    return f"{finding.piece.kind}, {finding.piece.name}"
+    piece = finding.piece
+    return f"{piece.kind}, {piece.name}" + (f", {piece.preset}" if piece.preset != DEFAULT.name else "")
 
 
 def _print(progress: Progress, missing: list[str], seconds: float, *, told: bool) -> None:
@@ -156,7 +165,7 @@ def _print(progress: Progress, missing: list[str], seconds: float, *, told: bool
     """
     console = terminal.console()
     wrong = progress.wrong
-    for finding in () if told else wrong:
+    for finding in () if told else progress.news:
         _alarm(console, finding)
     if wrong:
         clearest = progress.clearest

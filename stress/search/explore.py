@@ -170,7 +170,10 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
             if isinstance(world.failure, Violation):
                 result.found_by = strategy.found_by if isinstance(strategy, Portfolio) else strategy.name
             if _is_looked_for(world):
-                looked_for, world = world, _without_records(subject, world)
+                looked_for, again = world, _without_records(subject, world)
+                if again is None:
+                    continue
+                world = again
             if isinstance(world.failure, Violation):
                 looked_for = None
                 result.failure = _simplest(subject, world, mutant, result)
@@ -186,14 +189,12 @@ def explore(subject: Program, strategy: Strategy, executions: int, mutant: str |
     return result
 
 
-def _without_records(subject: Program, world: World) -> World:
-    """Execute a schedule once more; `world` itself, as if nothing had failed, for code that does not repeat."""
+def _without_records(subject: Program, world: World) -> World | None:
+    """Execute a schedule once more; None for code that takes other steps then."""
     try:
         return subject.execute(Replay(world.schedule))
     except ScheduleError:
-        other = World(Replay([]))
-        other.failure = Abandoned()
-        return other
+        return None
 
 
 def _is_looked_for(world: World) -> bool:

@@ -186,15 +186,21 @@ class EndOfThread(BaseException):
     """What a reporter raises to end the worker."""
 
 
-@scenario(also_in_two_zones=True)
-def the_reporter_ends_its_thread(kit: Kit) -> None:
-    """The reporter ends the worker: no block stays in flight, and unregister does not wait for the dead (L4)."""
+def _start_what_dies(kit: Kit) -> list[int]:
+    """Start a worker that its reporter ends in the first call; returns the pageblocks, the first of them free."""
     kit.build(("Normal", 32), capacity=1)
     pfns = kit.alloc_nearly_all(3)
     kit.world.survives = (EndOfThread,)
     kit.host.raises = {1: EndOfThread()}
     kit.free(pfns[0], 3)
     kit.start()
+    return pfns
+
+
+@scenario(also_in_two_zones=True)
+def the_reporter_ends_its_thread(kit: Kit) -> None:
+    """The reporter ends the worker: no block stays in flight, and unregister does not wait for the dead (L4)."""
+    pfns = _start_what_dies(kit)
     kit.spawn("free", lambda: kit.free(pfns[2], 3))
     kit.sync.await_idle()
     died = isinstance(kit.workqueue.failure, EndOfThread)
@@ -208,12 +214,7 @@ def the_reporter_ends_its_thread(kit: Kit) -> None:
 @scenario
 def somebody_asks_while_the_worker_dies(kit: Kit) -> None:
     """The reporter ends the worker: whoever asks whether all is settled hears of that, and never a yes (S23)."""
-    kit.build(("Normal", 32), capacity=1)
-    pfns = kit.alloc_nearly_all(3)
-    kit.world.survives = (EndOfThread,)
-    kit.host.raises = {1: EndOfThread()}
-    kit.free(pfns[0], 3)
-    kit.start()
+    _start_what_dies(kit)
 
     def ask() -> None:
         try:

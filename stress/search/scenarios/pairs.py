@@ -11,7 +11,7 @@ from pagealloc.zone import Zone
 from stress.search.kit import Kit
 from stress.search.lockless import peek
 from stress.search.scenarios.catalogue import scenario
-from stress.search.scenarios.sets import alloc, set_bounds
+from stress.search.scenarios.sets import alloc, expect_one_told, set_bounds
 from stress.search.scenarios.vectors import expect, expect_types
 from workers.page_reporting import Batch
 
@@ -25,10 +25,7 @@ def free_one_block_past_the_sets_twice_at_once(kit: Kit) -> None:
     pfn = kit.alloc(order)
     for name in ("one", "other"):
         kit.spawn(name, partial(kit.free, pfn, order))
-    kit.sync.await_idle()
-    kit.oracle.check_zones()
-    told = [type(error).__name__ for error in kit.world.survived]
-    kit.expect(len(told) == 1, "S2", lambda: f"a block was freed twice, and {told} was told of it")
+    expect_one_told(kit)
 
 
 @scenario
@@ -206,7 +203,4 @@ def what_was_freed_twice_is_in_use_again(kit: Kit) -> None:
 
     kit.spawn("one", free_and_take)
     kit.spawn("other", free)
-    kit.sync.await_idle()
-    kit.oracle.check_zones()
-    told = [type(error).__name__ for error in kit.world.survived]
-    kit.expect(len(told) == 1, "S2", lambda: f"a page was freed twice, and {told} was told of it")
+    expect_one_told(kit)

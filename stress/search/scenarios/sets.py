@@ -35,6 +35,14 @@ def expect_refusals(
         expect(kit, "vectors", f"what {who} answers to {what}", answer, "refused")
 
 
+def expect_one_told(kit: Kit) -> None:
+    """Wait until two who freed one block have ended: nothing is torn, and one of the two was told."""
+    kit.sync.await_idle()
+    kit.oracle.check_zones()
+    told = [type(error).__name__ for error in kit.world.survived]
+    kit.expect(len(told) == 1, "S2", lambda: f"a block was freed twice, and {told} was told of it")
+
+
 def set_bounds(kit: Kit, batch: int, high_min: int, high_max: int) -> None:
     """Say how large the sets of the only zone are, before anybody has one: they are made with these bounds."""
     assert kit.memory.page_sets is not None
@@ -253,10 +261,7 @@ def two_frees_of_one_block(kit: Kit) -> None:
 
     kit.spawn("one", free)
     kit.spawn("other", free)
-    kit.sync.await_idle()
-    kit.oracle.check_zones()
-    told = [type(error).__name__ for error in kit.world.survived]
-    kit.expect(len(told) == 1, "S2", lambda: f"a block was freed twice, and {told} was told of it")
+    expect_one_told(kit)
 
 
 @scenario

@@ -17,6 +17,7 @@ if not gil_enabled():
     pytest.skip("importing greenlet would give this interpreter its GIL back", allow_module_level=True)
 pytest.importorskip("greenlet", reason="schedule search needs greenlet")
 
+from pagealloc.revision import PRESETS
 from stress.cli import build_parser, main
 from stress.errors import CannotBeDone, Verdict
 from stress.hunt import check_command
@@ -133,6 +134,18 @@ def test_whatever_was_found_is_told_once(
     assert [out.count(f"{finding.found}") for finding in wrong] == [1, 1, 1, 1]
     for finding in wrong:
         assert main_knows(again(finding.piece))
+
+
+def test_what_several_kernels_show_in_the_same_words_is_told_once() -> None:
+    same = [
+        Finding(Piece(SCHEDULES, "a", preset=name), Verdict.FAILURE, "", 0.1, "S1: x") for name in PRESETS
+    ]
+    other = Finding(Piece(SCHEDULES, "a", preset="v5.7"), Verdict.FAILURE, "", 0.1, "S2: y")
+    progress = Progress([])
+    for finding in (*same, other):
+        progress.note(finding)
+    assert progress.news == [same[0], other]
+    assert len(progress.wrong) == len(PRESETS) + 1
 
 
 @pytest.mark.parametrize(("verdict", "status"), [(Verdict.FAILURE, 1), (Verdict.SUCCESS, 3)])
